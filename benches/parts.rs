@@ -12,7 +12,7 @@ use criterion::Criterion;
 use portcullis::{
     certs,
     link::{
-        HANDSHAKE, Peer, agreement,
+        HANDSHAKE_TIMEOUT, Peer, agreement,
         grants::{GrantRule, ServiceGrants},
         handshake::{DialledStream, EstablishedLink, HelloEnd, exchange_hello},
         multiplex::{
@@ -170,7 +170,7 @@ async fn carried() -> (TcpStream, TcpStream, [SessionHandle; 2]) {
             sender.send(session.attach(side(far.take().unwrap()).into()).await).await.unwrap();
         }
     });
-    let (handle, place) = (opener.link.handle().clone(), opener.link.load().take().unwrap());
+    let (handle, location) = (opener.link.handle().clone(), opener.link.load().take().unwrap());
     let mut link = opener.link;
     tasks.spawn("opener", async move {
         loop {
@@ -179,7 +179,7 @@ async fn carried() -> (TcpStream, TcpStream, [SessionHandle; 2]) {
             }
         }
     });
-    let outer = handle.open(open(), side(near).into(), place).await.unwrap();
+    let outer = handle.open(open(), side(near).into(), location).await.unwrap();
     let inner = reported.recv().await.unwrap();
     // The link is kept for as long as anybody may open sessions on it.
     std::mem::forget(handle);
@@ -236,7 +236,7 @@ fn handshake() -> Operation {
     let identity = |name: &str, peer: &str| {
         let file = |file: String| PemSource::File {
             path: folder.path().join(file),
-            place: ProfileLocation { file: "bench".into(), line: 1, column: 1, key: "tls".into() },
+            location: ProfileLocation { file: "bench".into(), line: 1, column: 1, key: "tls".into() },
         };
         let (certificate, key) = (file(format!("{name}.pem")), file(format!("{name}.key")));
         let tls = LinkTls {
@@ -295,7 +295,7 @@ async fn linked() -> (EstablishedLink, EstablishedLink) {
     let reached = |stream| DialledStream {
         stream: NetStream::Tcp(stream),
         peer: peer.clone(),
-        by: Instant::now() + HANDSHAKE,
+        by: Instant::now() + HANDSHAKE_TIMEOUT,
     };
     let (opener, server) = tokio::join!(
         exchange_hello(reached(accepted.unwrap().0), &opens, 0, CancellationToken::new()),

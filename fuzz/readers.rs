@@ -377,8 +377,8 @@ pub fn profile(file: &Path, input: &[u8]) -> String {
         let reported = problem.to_string();
         assert!(!reported.chars().any(char::is_control) && reported.len() < 4096, "{reported:?}");
         // What it extends may be another file.
-        let place = reported.strip_prefix(&format!("{name}:")).and_then(|rest| rest.split(':').next());
-        let line = place.and_then(|line| line.parse::<usize>().ok());
+        let location = reported.strip_prefix(&format!("{name}:")).and_then(|rest| rest.split(':').next());
+        let line = location.and_then(|line| line.parse::<usize>().ok());
         assert!(line.is_none_or(|line| line <= lines + 1), "{reported:?}, of {lines} lines");
     }
     problems[0].to_string()
@@ -437,8 +437,8 @@ pub fn pem(file: &Path, input: &[u8]) -> String {
     let mut options = OpenOptions::new();
     let opened = options.write(true).create(true).truncate(true).mode(0o600).open(file);
     opened.and_then(|mut file| file.write_all(input)).expect("the file is written");
-    let place = ProfileLocation { file: "p.yaml".into(), line: 1, column: 1, key: "tls".into() };
-    let material = || PemSource::File { path: file.into(), place: place.clone() };
+    let location = ProfileLocation { file: "p.yaml".into(), line: 1, column: 1, key: "tls".into() };
+    let material = || PemSource::File { path: file.into(), location: location.clone() };
     let tls = LinkTls {
         certificate: material(),
         key: material(),

@@ -114,9 +114,9 @@ fn warn_of_admin_sockets(profile: &Profile) -> Vec<String> {
 }
 
 fn problems_json(problems: &[Problem]) -> Value {
-    let row = |Problem { place, what, advice }: &Problem| {
+    let row = |Problem { location, what, advice }: &Problem| {
         json!({
-            "file": &*place.file, "line": place.line, "column": place.column, "key": place.key, "text": what,
+            "file": &*location.file, "line": location.line, "column": location.column, "key": location.key, "text": what,
             "advice": advice,
         })
     };

@@ -51,7 +51,7 @@ pub struct FileAccess {
     /// The user that owns it, and its group.
     pub owner: u32,
     pub group: u32,
-    pub place: FileLocation,
+    pub location: FileLocation,
 }
 
 /// The location of a file: a credentials folder of systemd, or elsewhere.
@@ -64,7 +64,7 @@ pub enum FileLocation {
 
 impl FileAccess {
     /// For text of this program that is not a file.
-    pub const OWN: Self = Self { mode: 0o600, owner: 0, group: 0, place: FileLocation::Elsewhere };
+    pub const OWN: Self = Self { mode: 0o600, owner: 0, group: 0, location: FileLocation::Elsewhere };
 
     /// Whether such a file may contain a secret: only its owner, or those whom root allows, can open it.
     pub fn keeps_secret(&self) -> bool {
@@ -75,7 +75,7 @@ impl FileAccess {
 
     fn keeps_secret_from_all_but(&self, groups: &[Gid]) -> bool {
         let is_of = |groups: &[Gid]| groups.iter().any(|group| group.as_raw() == self.group);
-        match (self.mode, self.owner, self.place) {
+        match (self.mode, self.owner, self.location) {
             (mode, _, _) if mode & 0o077 == 0 => true,
             // Readable by a group of this process, as with secrets of Kubernetes and Debian's `ssl-cert`.
             (0o440 | 0o640, 0, _) if is_of(groups) => true,
@@ -240,7 +240,7 @@ pub fn read(path: &Path, bytes_max: u64, pipes: PipePolicy) -> Result<FileConten
         mode: facts.mode() & 0o7777,
         owner: facts.uid(),
         group: facts.gid(),
-        place: FileLocation::of(path),
+        location: FileLocation::of(path),
     };
     let mut bytes = Vec::new();
     match FileKind::of(facts.file_type()) {
@@ -310,7 +310,7 @@ fn read_pipe(pipe: &mut File, bytes_max: u64, bytes: &mut Vec<u8>) -> Result<(),
 /// runtime's threads.
 #[derive(Debug, Clone)]
 pub struct FileWork {
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     within: Duration,
 }
 
@@ -324,7 +324,7 @@ pub enum FileWorkError {
 
 impl FileWork {
     pub fn new(at_once: usize, within: Duration) -> Self {
-        Self { places: Arc::new(Semaphore::new(at_once)), within }
+        Self { permits: Arc::new(Semaphore::new(at_once)), within }
     }
 
     /// Waits for a place and for the work, both within the deadline. Work that is late is abandoned.
@@ -333,9 +333,9 @@ impl FileWork {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, FileWorkError> {
         let placed = async {
-            let place = self.places.clone().acquire_owned().await;
+            let location = self.permits.clone().acquire_owned().await;
             let work = move || {
-                let _place = place;
+                let _permit = location;
                 work()
             };
             tokio::task::spawn_blocking(work).await
@@ -368,25 +368,25 @@ mod tests {
     #[test]
     fn root_may_share_a_file_with_a_group_of_this_process_and_with_nobody_else() {
         let ours = [Gid::from_raw(33), Gid::from_raw(998)];
-        let keeps = |mode, owner, group, place| {
-            FileAccess { mode, owner, group, place }.keeps_secret_from_all_but(&ours)
+        let keeps = |mode, owner, group, location| {
+            FileAccess { mode, owner, group, location }.keeps_secret_from_all_but(&ours)
         };
-        for place in [FileLocation::Elsewhere, FileLocation::Credentials] {
-            assert!(keeps(0o600, 1000, 1000, place) && keeps(0o400, 0, 0, place));
-            assert!(keeps(0o640, 0, 998, place) && keeps(0o440, 0, 33, place));
+        for location in [FileLocation::Elsewhere, FileLocation::Credentials] {
+            assert!(keeps(0o600, 1000, 1000, location) && keeps(0o400, 0, 0, location));
+            assert!(keeps(0o640, 0, 998, location) && keeps(0o440, 0, 33, location));
             for mode in [0o644, 0o660, 0o650, 0o4640, 0o604, 0o444] {
-                assert!(!keeps(mode, 0, 998, place), "{mode:o}");
+                assert!(!keeps(mode, 0, 998, location), "{mode:o}");
             }
-            assert!(!keeps(0o640, 0, 0, place), "of another group");
-            assert!(!keeps(0o640, 1000, 998, place), "of another owner, who may change its group");
+            assert!(!keeps(0o640, 0, 0, location), "of another group");
+            assert!(!keeps(0o640, 1000, 998, location), "of another owner, who may change its group");
         }
     }
 
     #[test]
     fn what_systemd_hands_over_is_a_secret_in_its_own_folder_alone() {
         let ours = [Gid::from_raw(998)];
-        let keeps = |mode, owner, group, place| {
-            FileAccess { mode, owner, group, place }.keeps_secret_from_all_but(&ours)
+        let keeps = |mode, owner, group, location| {
+            FileAccess { mode, owner, group, location }.keeps_secret_from_all_but(&ours)
         };
         assert!(keeps(0o440, 0, 0, FileLocation::Credentials));
         assert!(!keeps(0o440, 0, 0, FileLocation::Elsewhere));

@@ -29,7 +29,7 @@ use crate::{
     systemd::notify::NotifySocket,
     tasks::Tasks,
     telemetry::{
-        audit::{ActorPlace, AuditActor},
+        audit::{ActorOrigin, AuditActor},
         log::{self, LogEvent},
         notices::NoticeLog,
     },
@@ -66,7 +66,7 @@ pub fn run(cli: &Cli, start: GatewayStart, runtime: &Runtime) -> anyhow::Result<
         tracing::warn!(event = %LogEvent::ServiceManager, "{error}");
         None
     });
-    let engine = engine.with_kept_history(history).with_service_manager(manager);
+    let engine = engine.with_saved_history(history).with_service_manager(manager);
     let engine = engine.with_admin_socket(admin.as_ref().map(|(socket, _)| socket.path()));
     // Only when it is certain that there will be something to record.
     let recorder = cli.record.as_deref().map(|file| runtime.block_on(Recorder::open(file))).transpose()?;
@@ -176,7 +176,7 @@ fn open_screen(
 
 /// The handle for commands from the screen of this process.
 fn on_screen(handle: &GatewayHandle) -> GatewayHandle {
-    handle.for_actor("dashboard").acting_for(AuditActor::own(ActorPlace::Screen))
+    handle.for_actor("dashboard").acting_for(AuditActor::own(ActorOrigin::Screen))
 }
 
 /// The internal half does not use listening sockets that others have opened.

@@ -102,7 +102,7 @@ mod tests {
     use crate::{gateway::handle, profile::Mode};
 
     /// Used in place of [`CUT_TIMEOUT`].
-    const CUT_SOONER: Duration = Duration::from_millis(300);
+    const CUT_GRACE_PERIOD: Duration = Duration::from_millis(300);
     const CHILD: &str = "PORTCULLIS_TEST_HANGS";
 
     /// An engine whose last picture comes at half of the time turns.
@@ -130,7 +130,7 @@ mod tests {
     /// A process whose engine never takes a command, and whose runtime has no free thread.
     fn hang() -> ! {
         let (handle, _feed) = handle::channel(Arc::new(Snapshot::new("demo", Mode::Direct)), "test");
-        obey_within(&handle, 3, CUT_SOONER).unwrap();
+        obey_within(&handle, 3, CUT_GRACE_PERIOD).unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
         runtime.block_on(async {
             writeln!(io::stdout(), "\nhangs").unwrap();
@@ -158,6 +158,10 @@ mod tests {
         let second = Instant::now();
         kill_process(pid, Signal::TERM).unwrap();
         assert_eq!(child.wait().unwrap().code(), Some(3));
-        assert!(second.elapsed() >= CUT_SOONER && second.elapsed() < CUT_TIMEOUT, "{:?}", second.elapsed());
+        assert!(
+            second.elapsed() >= CUT_GRACE_PERIOD && second.elapsed() < CUT_TIMEOUT,
+            "{:?}",
+            second.elapsed()
+        );
     }
 }

@@ -250,13 +250,13 @@ pub fn compare_certificates(dmz: &LoadedProfile, internal: &LoadedProfile) -> Ve
         .into_iter()
         .filter_map(|(identity, tls, other, of)| {
             let why = identity.refusal_reason(other)?;
-            let PemSource::File { place, .. } = &tls.certificate else { return None };
-            let key = place.key.trim_end_matches("certificate");
-            let place = ProfileLocation { key: format!("{key}peers"), ..place.clone() };
+            let PemSource::File { location, .. } = &tls.certificate else { return None };
+            let key = location.key.trim_end_matches("certificate");
+            let location = ProfileLocation { key: format!("{key}peers"), ..location.clone() };
             let file = of.profile.file.as_deref().unwrap_or(Path::new("demo"));
             let what = format!("it would refuse the other half, in {}: {why}", text::clean_path(file));
             let advice = "correct `peers`, or issue both certificates from one CA".to_owned();
-            Some(Problem { place, what, advice })
+            Some(Problem { location, what, advice })
         })
         .collect()
 }
@@ -293,8 +293,8 @@ fn demo_tls() -> Result<DemoTls, Vec<Problem>> {
         Ok(DemoTls { dmz: half("dmz", "internal")?, internal: half("internal", "dmz")? })
     };
     make().map_err(|error| {
-        let place = ProfileLocation { file: "demo".into(), line: 0, column: 0, key: "tls".into() };
+        let location = ProfileLocation { file: "demo".into(), line: 0, column: 0, key: "tls".into() };
         let what = format!("the demo's certificates cannot be made: {error}");
-        vec![Problem { place, what, advice: "please report this".into() }]
+        vec![Problem { location, what, advice: "please report this".into() }]
     })
 }

@@ -121,7 +121,7 @@ fn backend(out: &mut String, service: &ServiceRow, row: &BackendRow) -> std::fmt
         "backend {} of {}  {}  {} open, {} in all, {} failed",
         row.address,
         service.name,
-        row.state.word(),
+        row.state.label(),
         row.sessions_open,
         row.sessions,
         row.failures

@@ -105,8 +105,8 @@ fn output_of(output: Output) -> CommandOutput {
 }
 
 /// Runs a command to its end.
-fn run(place: &process::TestFolder, args: &[&str]) -> CommandOutput {
-    output_of(place.command(args).output().expect("the program runs"))
+fn run(folder: &process::TestFolder, args: &[&str]) -> CommandOutput {
+    output_of(folder.command(args).output().expect("the program runs"))
 }
 
 /// One gateway, direct, with an echo service.

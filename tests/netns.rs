@@ -103,19 +103,19 @@ const TLS: [&str; 2] = [
 ];
 
 /// Both halves, each on its host, serving `orders` at 192.0.2.1:8000.
-fn start<'a>(place: &'a TestFolder, wire: &Wire, mode: &str, backend: &str) -> [Gateway<'a>; 2] {
-    start_linked(place, wire, mode, backend, ["socks+tls", TLS[0], TLS[1]])
+fn start<'a>(folder: &'a TestFolder, wire: &Wire, mode: &str, backend: &str) -> [Gateway<'a>; 2] {
+    start_linked(folder, wire, mode, backend, ["socks+tls", TLS[0], TLS[1]])
 }
 
 /// Starts a pair with this scheme of links, and what each half says of TLS.
 fn start_linked<'a>(
-    place: &'a TestFolder,
+    folder: &'a TestFolder,
     wire: &Wire,
     mode: &str,
     backend: &str,
     [scheme, dmz_tls, internal_tls]: [&str; 3],
 ) -> [Gateway<'a>; 2] {
-    place.write(
+    folder.write(
         "dmz.yaml",
         &format!(
             "mode: {mode}\ndmz:\n  link: {{ listen: \"{scheme}://192.0.2.1:1443\", \
@@ -123,7 +123,7 @@ fn start_linked<'a>(
              services: {{ orders: {{ accept: [\"tcp://192.0.2.1:8000\"] }} }}\n"
         ),
     );
-    place.write(
+    folder.write(
         "internal.yaml",
         &format!(
             "mode: {mode}\ninternal:\n  link: {{ connect: \"{scheme}://192.0.2.1:1443\", \
@@ -132,7 +132,7 @@ fn start_linked<'a>(
         ),
     );
     let on = |host: &str, name: &str| {
-        place.start_as(
+        folder.start_as(
             name,
             &["ip", "netns", "exec", host],
             &["--no-ui", "--profile", &format!("{name}.yaml")],
@@ -165,14 +165,14 @@ fn every_shipped_profile_runs_as_it_is() {
     if !can_run("every_shipped_profile_runs_as_it_is") {
         return;
     }
-    let (wire, place) = (Wire::new(), TestFolder::with_certificates());
+    let (wire, folder) = (Wire::new(), TestFolder::with_certificates());
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("profiles");
     for file in portcullis::profile::list(&shipped) {
         let name = file.file_name().expect("a file");
-        std::fs::copy(&file, place.path(name.to_str().expect("text"))).expect("a copy");
+        std::fs::copy(&file, folder.path(name.to_str().expect("text"))).expect("a copy");
     }
     let start = |name: &str| {
-        place.start_as(
+        folder.start_as(
             name,
             &["ip", "netns", "exec", &wire.outside],
             &["--no-ui", "--profile", &format!("{name}.yaml")],
@@ -230,14 +230,14 @@ fn doctor_finds_what_is_lost_on_a_link() {
     if !can_run("doctor_finds_what_is_lost_on_a_link") {
         return;
     }
-    let (wire, place) = (Wire::new(), TestFolder::with_certificates());
-    let [_dmz, _internal] = start(&place, &wire, "reverse", "echo://");
+    let (wire, folder) = (Wire::new(), TestFolder::with_certificates());
+    let [_dmz, _internal] = start(&folder, &wire, "reverse", "echo://");
     wire.rules(
         "table inet gate {\nchain in { type filter hook input priority 0;\n\
          tcp sport 1443 numgen random mod 10 == 0 drop\n}\n}",
     );
     let doctor = || {
-        let reported = place.command(&["doctor", "--admin", "run/dmz.sock"]).output().expect("it runs");
+        let reported = folder.command(&["doctor", "--admin", "run/dmz.sock"]).output().expect("it runs");
         String::from_utf8(reported.stdout).expect("text")
     };
     let talks = "b = b'x' * 60000\nfor _ in range(20):\n    s.sendall(b)\n    n = 0\n    while n < 60000: n += len(s.recv(60000))";
@@ -253,12 +253,12 @@ fn the_inner_host_refuses_all_and_still_serves() {
     if !can_run("the_inner_host_refuses_all_and_still_serves") {
         return;
     }
-    let (wire, place) = (Wire::new(), TestFolder::with_certificates());
+    let (wire, folder) = (Wire::new(), TestFolder::with_certificates());
     wire.rules(
         "table inet gate {\nchain in { type filter hook input priority 0; policy drop;\n\
          ct state established,related accept\niif lo accept\ntcp flags syn counter comment \"asked\"\n}\n}",
     );
-    let [_dmz, internal] = start(&place, &wire, "reverse", "echo://");
+    let [_dmz, internal] = start(&folder, &wire, "reverse", "echo://");
     assert_eq!(client(&wire, HELLO).trim(), "hello.");
     assert_eq!(run(&wire.inside, &["ss", "-Hlntu"]), "", "the inner half listens");
     assert_eq!(internal.status()["listening"].as_array().map(Vec::len), Some(0));
@@ -271,12 +271,12 @@ fn forward_mode_needs_one_port_and_no_other() {
     if !can_run("forward_mode_needs_one_port_and_no_other") {
         return;
     }
-    let (wire, place) = (Wire::new(), TestFolder::with_certificates());
+    let (wire, folder) = (Wire::new(), TestFolder::with_certificates());
     wire.rules(
         "table inet gate {\nchain in { type filter hook input priority 0; policy drop;\n\
          ct state established,related accept\niif lo accept\ntcp dport 1444 accept\n}\n}",
     );
-    let _pair = start(&place, &wire, "forward", "echo://");
+    let _pair = start(&folder, &wire, "forward", "echo://");
     assert_eq!(client(&wire, HELLO).trim(), "hello.");
     let listening = run(&wire.inside, &["ss", "-Hlntu"]);
     assert_eq!(listening.lines().count(), 1, "{listening}");
@@ -288,8 +288,8 @@ const BLACK_HOLE: &str = "table inet gate {\n\
     chain out { type filter hook output priority 0; oif wire1 drop; }\n}";
 
 fn check_black_hole(mode: &str, link: [&str; 3]) {
-    let (wire, place) = (Wire::new(), TestFolder::with_certificates());
-    let pair = start_linked(&place, &wire, mode, "echo://", link);
+    let (wire, folder) = (Wire::new(), TestFolder::with_certificates());
+    let pair = start_linked(&folder, &wire, mode, "echo://", link);
     std::thread::scope(|scope| {
         // Something is on its way: nobody asks a peer of a SOCKS5 link whether it is alive.
         let waits_for_the_end = "s.sendall(b'x'); s.recv(1)\ntry:\n    while True: s.sendall(b'x' * 100); time.sleep(0.2)\n\
@@ -341,8 +341,8 @@ const TALKS: &str = "import socket, threading, time\nlost, over = [], time.time(
     [talk.start() for talk in talks]; [talk.join() for talk in talks]; print('lost', lost)";
 
 fn check_wire_stalls(mode: &str, link: [&str; 3]) {
-    let (wire, place) = (Wire::new(), TestFolder::with_certificates());
-    let pair = start_linked(&place, &wire, mode, "echo://", link);
+    let (wire, folder) = (Wire::new(), TestFolder::with_certificates());
+    let pair = start_linked(&folder, &wire, mode, "echo://", link);
     std::thread::scope(|scope| {
         let talks = scope.spawn(|| run(&wire.outside, &["python3", "-c", TALKS]));
         pair[0].wait("they talk", NOTICED, |status| status["totals"]["sessions_open"] == 30);
@@ -372,8 +372,8 @@ fn a_reader_that_does_not_read_is_slow_and_not_dead() {
     if !can_run("a_reader_that_does_not_read_is_slow_and_not_dead") {
         return;
     }
-    let (wire, place) = (Wire::new(), TestFolder::with_certificates());
-    let _pair = start(&place, &wire, "reverse", "echo://");
+    let (wire, folder) = (Wire::new(), TestFolder::with_certificates());
+    let _pair = start(&folder, &wire, "reverse", "echo://");
     let script = "s.settimeout(1); sent = 0\ntry:\n    while True: sent += s.send(b'z' * 65536)\n\
                   except TimeoutError: pass\ntime.sleep(20); s.settimeout(10)\n\
                   got = 0\nwhile got < sent: got += len(s.recv(1 << 20))\nprint('all back')";
@@ -385,11 +385,11 @@ fn an_unanswering_backend_is_reported_within_five_seconds() {
     if !can_run("an_unanswering_backend_is_reported_within_five_seconds") {
         return;
     }
-    let (wire, place) = (Wire::new(), TestFolder::with_certificates());
+    let (wire, folder) = (Wire::new(), TestFolder::with_certificates());
     wire.rules(
         "table inet gate {\nchain in { type filter hook input priority 0; iif lo tcp dport 9 drop; }\n}",
     );
-    let [_dmz, internal] = start(&place, &wire, "reverse", "tcp://127.0.0.1:9");
+    let [_dmz, internal] = start(&folder, &wire, "reverse", "tcp://127.0.0.1:9");
     let script = "try:\n    print('clean', s.recv(1))\nexcept ConnectionResetError:\n    print('reset', time.time() - began)";
     let seen = client(&wire, script);
     let seconds: f64 = seen.trim().strip_prefix("reset ").unwrap_or("nan").parse().expect("a reset");
@@ -400,9 +400,9 @@ fn an_unanswering_backend_is_reported_within_five_seconds() {
 }
 
 /// The report of `verify --json` on a host.
-fn verify(place: &TestFolder, host: &str, profile: &str) -> serde_json::Value {
+fn verify(folder: &TestFolder, host: &str, profile: &str) -> serde_json::Value {
     let mut command =
-        place.wrapped(&["ip", "netns", "exec", host], &["verify", "--json", "--profile", profile]);
+        folder.wrapped(&["ip", "netns", "exec", host], &["verify", "--json", "--profile", profile]);
     let output = command.output().expect("the program runs");
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
 }
@@ -412,9 +412,9 @@ fn verify_names_a_firewall_and_a_pool_that_never_fills() {
     if !can_run("verify_names_a_firewall_and_a_pool_that_never_fills") {
         return;
     }
-    let (wire, place) = (Wire::new(), TestFolder::with_certificates());
+    let (wire, folder) = (Wire::new(), TestFolder::with_certificates());
     let [dmz_tls, internal_tls] = TLS;
-    place.write(
+    folder.write(
         "pair.yaml",
         &format!(
             "mode: forward\ndmz:\n  link: {{ listen: \"socks+tls://192.0.2.2:1443\", connect: \"socks+tls://192.0.2.2:1444\", \
@@ -435,7 +435,7 @@ fn verify_names_a_firewall_and_a_pool_that_never_fills() {
             .map(|value| value.as_str().unwrap_or_default().to_owned())
     };
     chain("tcp dport 1444 drop");
-    let report = verify(&place, &wire.inside, "pair.yaml");
+    let report = verify(&folder, &wire.inside, "pair.yaml");
     let [result, seen, advice] = step(&report, 2);
     assert_eq!(result, "fail", "{report:#}");
     assert!(seen.contains("192.0.2.2:1444: no answer within 3s"), "{seen}");
@@ -443,7 +443,7 @@ fn verify_names_a_firewall_and_a_pool_that_never_fills() {
     assert_eq!(step(&report, 3)[0], "pass", "the other port is open: {report:#}");
 
     chain("tcp dport 1443 tcp flags syn add @bounded { tcp dport ct count over 3 } reject with tcp reset");
-    let report = verify(&place, &wire.inside, "pair.yaml");
+    let report = verify(&folder, &wire.inside, "pair.yaml");
     assert_eq!(step(&report, 2)[0], "pass", "{report:#}");
     let [result, seen, advice] = step(&report, 3);
     assert_eq!(result, "fail", "{report:#}");

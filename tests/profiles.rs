@@ -433,14 +433,14 @@ fn a_chain_has_an_end_and_paths_belong_to_their_file() {
     assert_eq!((profile.name.as_str(), profile.drain), ("16", Duration::from_secs(16)));
     let dmz_mode = profile.dmz.map(|half| half.mode);
     let Some(DmzMode::Reverse { tls: Some(tls), .. }) = dmz_mode else { panic!("{dmz_mode:?}") };
-    let PemSource::File { path, place } = tls.certificate else { panic!("a file is named") };
+    let PemSource::File { path, location } = tls.certificate else { panic!("a file is named") };
     assert_eq!(path, folder.path().join("base/pki/a.pem"));
-    assert_eq!((place.line, place.key.as_str()), (4, "dmz.link.tls.certificate"));
+    assert_eq!((location.line, location.key.as_str()), (4, "dmz.link.tls.certificate"));
 
     let problems = timed(&folder.path().join("17.yaml")).expect_err("seventeen are not");
     assert_eq!(problems.len(), 1);
     assert_eq!(problems[0].what, "a chain of more than 16 files");
-    assert!(problems[0].place.file.ends_with("/2.yaml"));
+    assert!(problems[0].location.file.ends_with("/2.yaml"));
 }
 
 #[test]

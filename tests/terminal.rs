@@ -29,24 +29,24 @@ const PROFILE: &str = "mode: direct\ndmz:\n  services:\n    orders: { accept: [\
 
 /// A folder with a profile `shop.yaml`.
 fn shop() -> TestFolder {
-    let place = TestFolder::with_certificates();
-    place.write("shop.yaml", PROFILE);
-    place
+    let folder = TestFolder::with_certificates();
+    folder.write("shop.yaml", PROFILE);
+    folder
 }
 
-fn status(place: &TestFolder) -> serde_json::Value {
-    let output = place.command(&["status", "--json"]).output().unwrap();
+fn status(folder: &TestFolder) -> serde_json::Value {
+    let output = folder.command(&["status", "--json"]).output().unwrap();
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-fn open(place: &TestFolder) -> Terminal {
-    Terminal::open(place, &["--profile", "shop.yaml"])
+fn open(folder: &TestFolder) -> Terminal {
+    Terminal::open(folder, &["--profile", "shop.yaml"])
 }
 
 #[test]
 fn the_dashboard_answers_keys_and_gives_the_terminal_back() {
-    let place = shop();
-    let mut terminal = open(&place);
+    let folder = shop();
+    let mut terminal = open(&folder);
     terminal
         .until("the dashboard", |screen| screen.alternate_screen() && screen.contents().contains("running"));
     terminal.until_shown("orders");
@@ -63,8 +63,8 @@ fn the_dashboard_answers_keys_and_gives_the_terminal_back() {
 #[test]
 fn the_mouse_stays_the_terminals_until_it_is_asked_for() {
     use vt100::MouseProtocolMode::{None, PressRelease};
-    let place = shop();
-    let mut terminal = open(&place);
+    let folder = shop();
+    let mut terminal = open(&folder);
     terminal.until("no mouse", |screen| {
         screen.contents().contains("running") && screen.mouse_protocol_mode() == None
     });
@@ -80,10 +80,10 @@ fn the_mouse_stays_the_terminals_until_it_is_asked_for() {
 
 #[test]
 fn a_signal_gives_the_terminal_back_too() {
-    let place = shop();
-    let mut terminal = open(&place);
+    let folder = shop();
+    let mut terminal = open(&folder);
     terminal.until_shown("running");
-    let stopped = place.command(&["stop"]).output().unwrap();
+    let stopped = folder.command(&["stop"]).output().unwrap();
     assert!(stopped.status.success(), "{stopped:?}");
     assert_eq!(terminal.exit_code(), 0);
     terminal.until_left();
@@ -91,8 +91,8 @@ fn a_signal_gives_the_terminal_back_too() {
 
 #[test]
 fn a_gateway_that_lost_its_terminal_goes_on_and_burns_nothing() {
-    let place = shop();
-    let mut terminal = open(&place);
+    let folder = shop();
+    let mut terminal = open(&folder);
     terminal.until_shown("running");
     terminal.hang_up();
     let input = format!("/proc/{}/fd/0", terminal.process());
@@ -104,36 +104,36 @@ fn a_gateway_that_lost_its_terminal_goes_on_and_burns_nothing() {
     thread::sleep(Duration::from_secs(2));
     let burnt = terminal.cpu_ticks() - before;
     assert!(burnt < 40, "{burnt} ticks in 2 s");
-    let status = status(&place);
+    let status = status(&folder);
     let reported = status["notices"].as_array().unwrap().iter().any(|line| {
         line["text"] == "the terminal is gone, and the log that went there; the gateway goes on headless"
     });
     assert!(reported, "{}", status["notices"]);
     assert_eq!((&status["log_lines_lost"], &status["log_trouble"]), (&0.into(), &serde_json::Value::Null));
-    assert!(place.command(&["stop"]).output().unwrap().status.success());
+    assert!(folder.command(&["stop"]).output().unwrap().status.success());
     assert_eq!(terminal.exit_code(), 0);
 }
 
 #[test]
 fn a_log_that_went_to_a_lost_terminal_is_reported_as_just_that() {
-    let place = shop();
-    let mut terminal = Terminal::open(&place, &["--no-ui", "--profile", "shop.yaml"]);
+    let folder = shop();
+    let mut terminal = Terminal::open(&folder, &["--no-ui", "--profile", "shop.yaml"]);
     terminal.until_shown("up to ");
     terminal.hang_up();
     // Headless, a hang-up is a reload, whose line is the first that is lost.
     let status = until("it is reported", SOON, || {
-        let status = status(&place);
+        let status = status(&folder);
         (!status["log_trouble"].is_null()).then_some(status)
     });
     assert_eq!(status["log_trouble"], "the terminal of standard error is gone");
-    assert!(place.command(&["stop"]).output().unwrap().status.success());
+    assert!(folder.command(&["stop"]).output().unwrap().status.success());
     assert_eq!(terminal.exit_code(), 0);
 }
 
 #[test]
 fn a_resized_terminal_is_redrawn_completely() {
-    let place = shop();
-    let mut terminal = open(&place);
+    let folder = shop();
+    let mut terminal = open(&folder);
     terminal.until_shown("running");
     for (columns, rows) in [(140, 40), (60, 15), (3, 2), (100, 30)] {
         terminal.resize(columns, rows);
@@ -163,9 +163,9 @@ fn the_terminal_is_sane_after_each_way_to_leave() {
         ("SIGINT", Err(Signal::INT)),
     ];
     for (name, leave) in exits {
-        let place = shop();
+        let folder = shop();
         let script = format!("{program} --profile shop.yaml; echo ended with $?; stty -a; read go");
-        let mut terminal = Terminal::run(&place, &["bash", "--norc", "-c", &script]);
+        let mut terminal = Terminal::run(&folder, &["bash", "--norc", "-c", &script]);
         terminal.until_shown("running");
         match leave {
             Ok(keys) => terminal.press(keys),
@@ -182,8 +182,8 @@ fn the_terminal_is_sane_after_each_way_to_leave() {
 
 #[test]
 fn pasted_text_is_no_command() {
-    let place = shop();
-    let mut terminal = open(&place);
+    let folder = shop();
+    let mut terminal = open(&folder);
     terminal.until_shown("running");
     terminal.press("\u{1b}[200~query the logs\u{1b}[201~");
     terminal.until_shown("pasted text is not run as a command");
@@ -196,18 +196,18 @@ fn pasted_text_is_no_command() {
     // A terminal that does not bracket what is pasted sends it as keys.
     terminal.press("query the logs, quickly");
     terminal.until("what was asked is closed", |screen| !screen.contents().contains("Quit"));
-    assert_eq!(status(&place)["phase"], "running");
+    assert_eq!(status(&folder)["phase"], "running");
 }
 
 #[test]
 fn a_stop_counts_down_and_ends_with_the_summary() {
-    let place = shop();
-    place.write("shop.yaml", &format!("{PROFILE}drain: 4s\n"));
-    let mut terminal = open(&place);
+    let folder = shop();
+    folder.write("shop.yaml", &format!("{PROFILE}drain: 4s\n"));
+    let mut terminal = open(&folder);
     terminal.until_shown("running");
-    let accept = status(&place)["services"][0]["accept"][0].as_str().unwrap().to_owned();
+    let accept = status(&folder)["services"][0]["accept"][0].as_str().unwrap().to_owned();
     let client = std::net::TcpStream::connect(accept.strip_prefix("tcp://").unwrap()).unwrap();
-    until("the session is open", SOON, || (status(&place)["totals"]["sessions_open"] == 1).then_some(()));
+    until("the session is open", SOON, || (status(&folder)["totals"]["sessions_open"] == 1).then_some(()));
     terminal.quit();
     terminal.until_shown("stopping: 1 session is open, cut in ");
     terminal.until_shown("s; Ctrl-C cuts now");
@@ -222,13 +222,13 @@ fn a_stop_counts_down_and_ends_with_the_summary() {
 
 #[test]
 fn ctrl_c_cuts_what_a_stop_still_waits_for() {
-    let place = shop();
-    place.write("shop.yaml", &format!("{PROFILE}drain: 10m\n"));
-    let mut terminal = open(&place);
+    let folder = shop();
+    folder.write("shop.yaml", &format!("{PROFILE}drain: 10m\n"));
+    let mut terminal = open(&folder);
     terminal.until_shown("running");
-    let accept = status(&place)["services"][0]["accept"][0].as_str().unwrap().to_owned();
+    let accept = status(&folder)["services"][0]["accept"][0].as_str().unwrap().to_owned();
     let client = std::net::TcpStream::connect(accept.strip_prefix("tcp://").unwrap()).unwrap();
-    until("the session is open", SOON, || (status(&place)["totals"]["sessions_open"] == 1).then_some(()));
+    until("the session is open", SOON, || (status(&folder)["totals"]["sessions_open"] == 1).then_some(()));
     terminal.quit();
     terminal.until_shown("s; Ctrl-C cuts now");
     terminal.press("\u{3}");
@@ -238,14 +238,14 @@ fn ctrl_c_cuts_what_a_stop_still_waits_for() {
 
 #[test]
 fn a_log_in_a_file_goes_on_beside_the_dashboard() {
-    let place = shop();
+    let folder = shop();
     let program = env!("CARGO_BIN_EXE_portcullis");
     let script = format!("exec {program} --profile shop.yaml 2>shop.log");
-    let mut terminal = Terminal::run(&place, &["bash", "--norc", "-c", &script]);
+    let mut terminal = Terminal::run(&folder, &["bash", "--norc", "-c", &script]);
     terminal.until_shown("running");
     terminal.press("r");
     until("the reload is in the log", SOON, || {
-        fs::read_to_string(place.path("shop.log")).unwrap().contains("reload").then_some(())
+        fs::read_to_string(folder.path("shop.log")).unwrap().contains("reload").then_some(())
     });
     terminal.quit();
     assert_eq!(terminal.exit_code(), 0);
@@ -253,24 +253,24 @@ fn a_log_in_a_file_goes_on_beside_the_dashboard() {
 
 #[test]
 fn the_folder_of_a_profile_that_was_named_as_a_file_is_listed() {
-    let place = TestFolder::with_certificates();
-    fs::create_dir(place.path("elsewhere")).unwrap();
-    place.write("elsewhere/shop.yaml", PROFILE);
-    place.write("elsewhere/other.yaml", PROFILE);
-    let mut terminal = Terminal::open(&place, &["--profile", "elsewhere/shop.yaml"]);
+    let folder = TestFolder::with_certificates();
+    fs::create_dir(folder.path("elsewhere")).unwrap();
+    folder.write("elsewhere/shop.yaml", PROFILE);
+    folder.write("elsewhere/other.yaml", PROFILE);
+    let mut terminal = Terminal::open(&folder, &["--profile", "elsewhere/shop.yaml"]);
     terminal.until_shown("running");
     terminal.press("p");
     terminal.until_shown("other");
-    let switched = place.command(&["switch", "other"]).output().unwrap();
+    let switched = folder.command(&["switch", "other"]).output().unwrap();
     assert!(switched.status.success(), "{switched:?}");
     terminal.quit();
     assert_eq!(terminal.exit_code(), 0);
 }
 
 /// What gives a program a disk of its own, `small`, which is nearly full; nothing where that cannot be had.
-fn full_disk(place: &TestFolder) -> Option<[&'static str; 5]> {
+fn full_disk(folder: &TestFolder) -> Option<[&'static str; 5]> {
     let script = "mount -t tmpfs -o size=64k none small && head -c 60000 /dev/zero >small/filler && exec \"$0\" \"$@\"";
-    fs::create_dir(place.path("small")).unwrap();
+    fs::create_dir(folder.path("small")).unwrap();
     let alone = std::process::Command::new("unshare").args(["-rm", "true"]).output();
     if !alone.is_ok_and(|output| output.status.success()) {
         println!("skipped: a full disk needs unshare -rm");
@@ -281,25 +281,25 @@ fn full_disk(place: &TestFolder) -> Option<[&'static str; 5]> {
 
 #[test]
 fn a_recording_on_a_full_disk_is_reported_and_resumes() {
-    let place = shop();
-    let Some(wrapper) = full_disk(&place) else { return };
+    let folder = shop();
+    let Some(wrapper) = full_disk(&folder) else { return };
     let args = ["--no-ui", "--profile", "shop.yaml", "--record", "small/kept.jsonl"];
-    let gateway = place.start_as("shop", &wrapper, &args);
+    let gateway = folder.start_as("shop", &wrapper, &args);
     let row = |wanted: fn(&serde_json::Value) -> bool| {
         gateway.wait("the recording is as wanted", SOON, |status| wanted(&status["recording"]))["recording"]
             .clone()
     };
     let failing = row(|row| row["trouble"].is_string());
     assert!(failing["trouble"].as_str().unwrap().contains("No space left on device"), "{failing}");
-    let inside = format!("/proc/{}/root{}", gateway.child.id(), place.path("small").display());
+    let inside = format!("/proc/{}/root{}", gateway.child.id(), folder.path("small").display());
     fs::remove_file(format!("{inside}/filler")).unwrap();
     let well = row(|row| row["trouble"].is_null());
     assert!(well["left_out"].as_u64().unwrap() >= 1, "{well}");
     for reported in ["it is tried again every second", "goes on; "] {
         assert!(gateway.log().contains(reported), "{}", gateway.log());
     }
-    fs::copy(format!("{inside}/kept.jsonl"), place.path("kept.jsonl")).unwrap();
-    let kept = fs::read_to_string(place.path("kept.jsonl")).unwrap();
+    fs::copy(format!("{inside}/kept.jsonl"), folder.path("kept.jsonl")).unwrap();
+    let kept = fs::read_to_string(folder.path("kept.jsonl")).unwrap();
     for line in kept.lines() {
         serde_json::from_str::<serde_json::Value>(line).unwrap_or_else(|error| panic!("{error}: {line}"));
     }
@@ -308,16 +308,16 @@ fn a_recording_on_a_full_disk_is_reported_and_resumes() {
 /// It was started before the half was locked.
 #[test]
 fn the_lock_is_on_the_thread_of_the_screen_too() {
-    let place = TestFolder::with_certificates();
-    place.write(
+    let folder = TestFolder::with_certificates();
+    folder.write(
         "dmz.yaml",
         "mode: reverse\ndmz:\n  link: { listen: \"socks+tls://127.0.0.1:0\", tls: { certificate: pki/dmz.pem, \
          key: pki/dmz.key, ca: pki/ca.pem, peers: [internal] } }\n  services:\n    orders: { accept: \
          [\"tcp://127.0.0.1:0\"] }\n",
     );
-    let mut terminal = Terminal::open(&place, &["--profile", "dmz.yaml"]);
+    let mut terminal = Terminal::open(&folder, &["--profile", "dmz.yaml"]);
     terminal.until_shown("orders");
-    let is_locked = || Some(status(&place)["confined"]["dmz"]["seccomp"] == true).filter(|locked| *locked);
+    let is_locked = || Some(status(&folder)["confined"]["dmz"]["seccomp"] == true).filter(|locked| *locked);
     until("it is locked", SOON, is_locked);
     let threads = threads::locked_threads(terminal.process());
     assert!(threads.iter().any(|thread| thread == "screen"), "{threads:?}");

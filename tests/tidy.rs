@@ -161,7 +161,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 ];
 /// Lines of a file without its tests, which may stand in a `tests.rs` beside it; comments count.
 const FILE_LINES_MAX: usize = 500;
-/// The same of half of the files, and of nine in ten.
+/// The length of half of the files, and of nine in ten.
 const FILE_LINES_MEDIAN_MAX: usize = 150;
 const FILE_LINES_OF_NINE_IN_TEN_MAX: usize = 350;
 /// A longer file has more to say in its opening than what it is.

@@ -20,13 +20,13 @@ use super::{ServeSession, SessionRequest, served_links::serve_link};
 use crate::{
     admission::{clients::ClientAdmission, handshakes::HandshakePermit},
     link::{
-        LINGERING_CLOSE, Peer,
+        LINGERING_CLOSE_TIMEOUT, Peer,
         dial_state::AT_MAXIMUM,
         goodbye::GoodbyeState,
         handshake::{self, EstablishedLink, HandshakeOutcome, SocksRequest},
         link_guard::{LinkCounters, LinkGuard},
         listener::LinkIntake,
-        peer_links::REMEMBERED,
+        peer_links::LOST_PEER_RETENTION_PERIOD,
         server::{IdleLossReason, LinkServer},
         session_side::Downstream,
         shares::{GatewayShares, SharePermit},
@@ -210,7 +210,7 @@ impl DialledInPeer {
     fn is_remembered_when(&self, lost: Option<Duration>) -> bool {
         let has_left = self.goodbye.was_received() && self.counts.links() == 0;
         match lost {
-            Some(lost) => lost < REMEMBERED,
+            Some(lost) => lost < LOST_PEER_RETENTION_PERIOD,
             None => self.has_links() || !has_left && self.at.elapsed() < SEEN_RETENTION_PERIOD,
         }
     }
@@ -290,14 +290,14 @@ impl DialledInLinks {
         if self.server.locks(link.peer()) {
             self.notices.warn_rejected_link(LinkCause::Other, format!("link from {label}: it is locked"));
             // It may take its time to leave, and does not have it.
-            let _ = timeout(LINGERING_CLOSE, link.close_gracefully(FrameType::Drain)).await;
+            let _ = timeout(LINGERING_CLOSE_TIMEOUT, link.close_gracefully(FrameType::Drain)).await;
             return;
         }
         let counts = self.peers.note_linked(link.peer(), grant.links_kept, offer.links_max);
-        let Some(place) = self.take_place(&label) else {
+        let Some(share) = self.take_share(&label) else {
             return link.close_gracefully(FrameType::Retire).await;
         };
-        link.set_guard(LinkGuard::ready(&counts, Some(place)));
+        link.set_guard(LinkGuard::ready(&counts, Some(share)));
         let (peer, served) = (link.peer().clone(), self.server.serve(link));
         let Self { peers, serve, tasks, .. } = self;
         tasks.clone().spawn("link", async move {
@@ -309,10 +309,10 @@ impl DialledInLinks {
     /// Serves the one session of a SOCKS5 link.
     async fn serve_requested(self, requested: SocksRequest, permit: HandshakePermit) {
         let counts = self.peers.note_peer(&requested.peer, Some(socks5::PROTOCOL_NAME));
-        let Some(place) = self.take_place(&requested.peer.label()) else {
+        let Some(share) = self.take_share(&requested.peer.label()) else {
             return handshake::refuse(requested.stream, Refusal::Full).await;
         };
-        let link_guard = LinkGuard::carrying(&counts, Some(place)).describe(
+        let link_guard = LinkGuard::carrying(&counts, Some(share)).describe(
             &requested.stream,
             &requested.peer,
             LinkEnd::Server,
@@ -321,13 +321,13 @@ impl DialledInLinks {
         (self.serve)(session_request(requested, link_guard)).await;
     }
 
-    /// A place among the links, for one more of this peer.
-    fn take_place(&self, label: &Arc<str>) -> Option<SharePermit> {
-        let place = self.links.take(label);
-        if place.is_none() {
+    /// A share of the links, for one more of this peer.
+    fn take_share(&self, label: &Arc<str>) -> Option<SharePermit> {
+        let share = self.links.take(label);
+        if share.is_none() {
             self.notices.warn_rejected_link(LinkCause::AtMaximum, format!("link from {label}: {AT_MAXIMUM}"));
         }
-        place
+        share
     }
 }
 
@@ -388,8 +388,8 @@ mod tests {
         assert_eq!(seen.len(), LOST_MAX);
         assert!(seen.iter().all(|peer_entry| peer_entry.peer.instance != longest));
         assert!(seen[0].row().instance.is_some(), "which process it was is still reported");
-        assert!(seen[0].is_remembered_when(Some(REMEMBERED - Duration::from_secs(1))));
-        assert!(!seen[0].is_remembered_when(Some(REMEMBERED)));
+        assert!(seen[0].is_remembered_when(Some(LOST_PEER_RETENTION_PERIOD - Duration::from_secs(1))));
+        assert!(!seen[0].is_remembered_when(Some(LOST_PEER_RETENTION_PERIOD)));
     }
 
     #[test]

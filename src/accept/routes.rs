@@ -13,7 +13,7 @@ use crate::{
         clients::{ClientAdmission, ClientGates},
         handshakes::EVICTED,
     },
-    link::{HANDSHAKE, endpoint::LinkEndpoints},
+    link::{HANDSHAKE_TIMEOUT, endpoint::LinkEndpoints},
     net::{
         proxy::{self, ProxyReadError},
         stream::NetStream,
@@ -207,7 +207,7 @@ pub struct AdmittedClient {
 pub enum RouteError {
     #[error("{EVICTED}")]
     Evicted,
-    #[error("its handshake was not complete within {}s", HANDSHAKE.as_secs())]
+    #[error("its handshake was not complete within {}s", HANDSHAKE_TIMEOUT.as_secs())]
     Timeout,
     #[error("it is not among the accept's proxies")]
     NotProxy,
@@ -238,7 +238,7 @@ pub async fn route_client(
     link_endpoints: &LinkEndpoints,
     gates: &ClientGates,
 ) -> Result<RoutedClient, RouteError> {
-    match timeout(HANDSHAKE, route_stream(stream, from, port_routes, link_endpoints, gates)).await {
+    match timeout(HANDSHAKE_TIMEOUT, route_stream(stream, from, port_routes, link_endpoints, gates)).await {
         Ok(entered) => entered,
         Err(_) => Err(RouteError::Timeout),
     }
@@ -264,7 +264,7 @@ pub async fn route_probe(
         };
         Ok(edge::accept(hello, stream, probe_tls::probe_server_config(config)).await?)
     };
-    let stream = timeout(HANDSHAKE, shaken).await.unwrap_or_else(|_| Err(RouteError::Timeout))?;
+    let stream = timeout(HANDSHAKE_TIMEOUT, shaken).await.unwrap_or_else(|_| Err(RouteError::Timeout))?;
     let admission = ClientAdmission::Unchecked;
     Ok(AdmittedClient { client, service, stream, prefix: Vec::new(), origin: Box::default(), admission })
 }
@@ -478,7 +478,8 @@ mod tests {
             let port_routes = PortRoutes { proxy, table: named() };
             let (routes, gates) = (LinkEndpoints::default(), ClientGates::default());
             let routed =
-                happens_after(HANDSHAKE, route_client(stream, from, &port_routes, &routes, &gates)).await;
+                happens_after(HANDSHAKE_TIMEOUT, route_client(stream, from, &port_routes, &routes, &gates))
+                    .await;
             assert!(matches!(routed, Err(RouteError::Timeout)), "{sent:?}");
         }
     }

@@ -55,7 +55,7 @@ pub(super) fn drive_until_closed(
 
 /// The response that tells a client how its session ended.
 pub(super) fn error_response_for(answer: &SessionOutcome) -> ErrorResponse {
-    let (status, words) = match (answer.refusal, answer.end.who) {
+    let (status, words) = match (answer.refusal, answer.end.ended_by) {
         (Some(Refusal::BackendRefused | Refusal::BackendUnreachable), _) => {
             (StatusCode::BAD_GATEWAY, "the service cannot be reached")
         }

@@ -100,7 +100,7 @@ impl AdminSocket {
     /// Answers until [`AdminSocket::close`].
     pub fn serve(&self, listener: UnixListener, handle: GatewayHandle) {
         let (stop, tasks, path) = (self.stop.clone(), self.tasks.clone(), self.path.clone());
-        let places = Arc::new(AdminPermits::default());
+        let limits = Arc::new(AdminPermits::default());
         self.tasks.spawn("admin socket", async move {
             while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
                 let Ok((stream, _)) = accepted else {
@@ -109,10 +109,10 @@ impl AdminSocket {
                     continue;
                 };
                 let handle = handle.for_actor(&describe_caller(&stream, &path)).acting_for(actor(&stream));
-                let (stop, places) = (stop.clone(), places.clone());
-                let silent = places.begin_silence();
+                let (stop, limits) = (stop.clone(), limits.clone());
+                let silent = limits.begin_silence();
                 tasks.spawn("admin client", async move {
-                    serve_connection(AdminStream::server(stream), handle, &stop, (&*places, silent)).await;
+                    serve_connection(AdminStream::server(stream), handle, &stop, (&*limits, silent)).await;
                 });
             }
         });
@@ -213,7 +213,7 @@ async fn serve_connection(
     mut wire: AdminStream,
     handle: GatewayHandle,
     stop: &CancellationToken,
-    (places, mut silent): (&AdminPermits, HandshakePermit),
+    (limits, mut silent): (&AdminPermits, HandshakePermit),
 ) {
     let hello = AdminHello { portcullis: env!("CARGO_PKG_VERSION").into(), snapshot: snapshot::VERSION };
     if !matches!(timeout(WRITE_TIMEOUT, wire.send(&hello)).await, Ok(Ok(()))) {
@@ -232,16 +232,16 @@ async fn serve_connection(
             SilentClientEvent::Nothing => return,
         };
         let answer = match request {
-            Ok(AdminRequest::Command(command)) => match places.commands.try_acquire() {
-                Ok(_place) => answer_command(&handle, command).await,
+            Ok(AdminRequest::Command(command)) => match limits.commands.try_acquire() {
+                Ok(_permit) => answer_command(&handle, command).await,
                 Err(_) => refusal(format!("{COMMANDS_MAX} commands are at work already")),
             },
-            Ok(AdminRequest::Watch) => match places.watches.try_acquire() {
-                Ok(_place) => return send_snapshots(wire, handle, WatchPace::new(Duration::ZERO)).await,
+            Ok(AdminRequest::Watch) => match limits.watches.try_acquire() {
+                Ok(_permit) => return send_snapshots(wire, handle, WatchPace::new(Duration::ZERO)).await,
                 Err(_) => refusal(format!("{WATCHES_MAX} screens watch already")),
             },
-            Ok(AdminRequest::WatchEvery(pace)) => match places.watches.try_acquire() {
-                Ok(_place) => return send_snapshots(wire, handle, pace).await,
+            Ok(AdminRequest::WatchEvery(pace)) => match limits.watches.try_acquire() {
+                Ok(_permit) => return send_snapshots(wire, handle, pace).await,
                 Err(_) => refusal(format!("{WATCHES_MAX} screens watch already")),
             },
             Err(error @ (WireError::Unclear(_) | WireError::TooLong { .. })) => refusal(error.to_string()),
@@ -256,7 +256,7 @@ async fn serve_connection(
         if !matches!(timeout(WRITE_TIMEOUT, wire.send(&answer)).await, Ok(Ok(()))) || is_last {
             return;
         }
-        silent = places.begin_silence();
+        silent = limits.begin_silence();
     }
 }
 

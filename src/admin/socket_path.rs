@@ -15,7 +15,7 @@ use crate::profile::Half;
 const PATH_BYTES_MAX: usize = 107;
 
 #[derive(Debug, Error)]
-pub enum PlaceError {
+pub enum SocketPathError {
     #[error("{}: {source}; set XDG_RUNTIME_DIR to a folder of this user, or name a socket with --admin", path.display())]
     Io { path: PathBuf, source: io::Error },
     #[error("{}: it belongs to another user; remove it, or set XDG_RUNTIME_DIR", path.display())]
@@ -58,7 +58,7 @@ pub fn is_in_runtime_folder(file: &Path) -> bool {
 }
 
 /// The default socket of a profile, in a folder that is created if it is missing.
-pub fn default_socket(profile: &str, half: Option<Half>) -> Result<PathBuf, PlaceError> {
+pub fn default_socket(profile: &str, half: Option<Half>) -> Result<PathBuf, SocketPathError> {
     private_socket(&match half {
         None => format!("{profile}.sock"),
         Some(Half::Dmz) => format!("{profile}-dmz.sock"),
@@ -67,36 +67,36 @@ pub fn default_socket(profile: &str, half: Option<Half>) -> Result<PathBuf, Plac
 }
 
 /// A socket of this name in the runtime folder, which is created if it is missing.
-pub fn private_socket(name: &str) -> Result<PathBuf, PlaceError> {
+pub fn private_socket(name: &str) -> Result<PathBuf, SocketPathError> {
     let folder = runtime_folder();
     make_private(&folder)?;
     let path = folder.join(name);
     match path.as_os_str().len() {
         0..=PATH_BYTES_MAX => Ok(path),
-        _ => Err(PlaceError::Long { path }),
+        _ => Err(SocketPathError::Long { path }),
     }
 }
 
 /// The socket of the only gateway that answers in the runtime folder.
-pub fn only_socket() -> Result<PathBuf, PlaceError> {
+pub fn only_socket() -> Result<PathBuf, SocketPathError> {
     let mut found = sockets();
     match found.len() {
-        0 => Err(PlaceError::None { folder: runtime_folder() }),
+        0 => Err(SocketPathError::None { folder: runtime_folder() }),
         1 => Ok(found.remove(0)),
-        _ => Err(PlaceError::Several { found }),
+        _ => Err(SocketPathError::Several { found }),
     }
 }
 
 /// The socket of the only gateway with this profile, whichever halves it has.
-pub fn socket_of(profile: &str) -> Result<PathBuf, PlaceError> {
+pub fn socket_of(profile: &str) -> Result<PathBuf, SocketPathError> {
     let names = ["", "-dmz", "-internal"].map(|half| format!("{profile}{half}.sock"));
     let is_of =
         |path: &PathBuf| path.file_name().is_some_and(|name| names.iter().any(|known| name == &**known));
     let mut found: Vec<_> = sockets().into_iter().filter(is_of).collect();
     match found.len() {
-        0 => Err(PlaceError::Stopped { profile: profile.into(), folder: runtime_folder() }),
+        0 => Err(SocketPathError::Stopped { profile: profile.into(), folder: runtime_folder() }),
         1 => Ok(found.remove(0)),
-        _ => Err(PlaceError::Several { found }),
+        _ => Err(SocketPathError::Several { found }),
     }
 }
 
@@ -123,15 +123,15 @@ pub fn answers(path: &Path) -> bool {
     connected().map_or_else(|error| error.kind() == io::ErrorKind::WouldBlock, |()| true)
 }
 
-fn make_private(folder: &Path) -> Result<(), PlaceError> {
-    let io = |source| PlaceError::Io { path: folder.into(), source };
+fn make_private(folder: &Path) -> Result<(), SocketPathError> {
+    let io = |source| SocketPathError::Io { path: folder.into(), source };
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(io)?;
     let facts = fs::symlink_metadata(folder).map_err(io)?;
     if facts.uid() != rustix::process::geteuid().as_raw() || !facts.is_dir() {
-        return Err(PlaceError::Foreign { path: folder.into() });
+        return Err(SocketPathError::Foreign { path: folder.into() });
     }
     if facts.mode() & 0o022 != 0 {
-        return Err(PlaceError::Open { path: folder.into() });
+        return Err(SocketPathError::Open { path: folder.into() });
     }
     Ok(())
 }

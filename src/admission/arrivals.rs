@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// After its port has closed, a client that sends nothing is waited for this long.
-const PATIENCE: Duration = Duration::from_secs(5);
+const SILENT_CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Default)]
 pub struct ClientArrivals {
@@ -35,7 +35,7 @@ impl ClientArrivals {
 
     /// Whether clients still have to be waited for, if the ports closed at that time.
     pub fn are_awaited(&self, closed: Instant) -> bool {
-        self.count.load(Ordering::SeqCst) > 0 && closed.elapsed() < PATIENCE
+        self.count.load(Ordering::SeqCst) > 0 && closed.elapsed() < SILENT_CLIENT_TIMEOUT
     }
 
     /// From now on a stop does not wait for them.
@@ -71,7 +71,7 @@ mod tests {
                 tokio::time::sleep(LITTLE / 2).await;
             }
         };
-        happens_after(PATIENCE, given_up).await;
+        happens_after(SILENT_CLIENT_TIMEOUT, given_up).await;
     }
 
     #[tokio::test(start_paused = true)]

@@ -13,7 +13,7 @@ use thiserror::Error;
 
 use super::{
     source_network::source_network,
-    usage_table::{LimitReached, UsagePlace, UsageTable},
+    usage_table::{LimitReached, UsagePermit, UsageTable},
 };
 use crate::profile::{ClientRules, ClientScope, FilterRefusal, NewSessionRate, ServiceName};
 
@@ -83,7 +83,7 @@ impl ClientRefusal {
 /// A client that may come in; dropping this gives back what it uses of its limits.
 #[derive(Debug, Default)]
 pub struct ClientPermit {
-    _place: Option<Box<UsagePlace<ClientKey>>>,
+    _permit: Option<Box<UsagePermit<ClientKey>>>,
 }
 
 /// The state of the check of a session's client.
@@ -124,7 +124,7 @@ impl ClientGates {
         };
         let of = (limits.scope == ClientScope::Service).then(|| service.clone());
         match self.table.take((of, source_network(client)), &limits.limits, Instant::now()) {
-            Ok(place) => Ok(ClientPermit { _place: Some(Box::new(place)) }),
+            Ok(permit) => Ok(ClientPermit { _permit: Some(Box::new(permit)) }),
             Err(LimitReached::Sessions(most)) => Err(ClientRefusal::Sessions(most)),
             Err(LimitReached::Rate { rate, retry_after }) => Err(ClientRefusal::Rate { rate, retry_after }),
         }

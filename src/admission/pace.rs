@@ -2,7 +2,7 @@
 //!
 //! A [`PaceClock`] is a single atomic number, so sessions share one without a lock. Each caller books bytes and
 //! waits until they are earned. Later callers book after that, so each has its turn. Unused time is saved up
-//! for [`SAVED`] and no longer, which limits a burst.
+//! for [`BURST_WINDOW`] and no longer, which limits a burst.
 
 use std::{
     sync::{
@@ -15,13 +15,13 @@ use std::{
 use tokio::time::Instant;
 
 /// No burst has more bytes than this time is worth.
-const SAVED: Duration = Duration::from_millis(80);
+const BURST_WINDOW: Duration = Duration::from_millis(80);
 /// The least time that a session books, so that a fast one does not wake up for a few bytes.
-const SESSION_TURN_NS: u64 = 10_000_000;
+const SESSION_QUANTUM_NS: u64 = 10_000_000;
 /// What a session books of its service's rate is worth at least this time; the others wait for their turn.
 const SERVICE_TURN_NS: u64 = 2_000_000;
 
-const SAVED_NS: u64 = SAVED.as_nanos() as u64;
+const BURST_WINDOW_NS: u64 = BURST_WINDOW.as_nanos() as u64;
 const SECOND_NS: u128 = 1_000_000_000;
 
 /// The direction of the bytes.
@@ -34,7 +34,7 @@ pub enum PaceDirection {
 /// The time at which everything booked so far is earned.
 #[derive(Debug, Default)]
 pub struct PaceClock {
-    earned_ns: AtomicU64,
+    next_free_ns: AtomicU64,
     /// The rate under which that was booked.
     rate: AtomicU64,
 }
@@ -97,7 +97,7 @@ impl ServicePace {
 
     fn now_ns(&self) -> u64 {
         // Ahead by what may be saved up, so that nothing lies before the start.
-        self.start.elapsed().as_nanos() as u64 + SAVED_NS
+        self.start.elapsed().as_nanos() as u64 + BURST_WINDOW_NS
     }
 }
 
@@ -115,7 +115,7 @@ impl SessionPace {
     pub fn reserve(&self, wanted: usize) -> PaceBooking {
         let (session, service) = self.of.rates();
         let now_ns = self.of.now_ns();
-        let own = self.own.reserve(session, now_ns, wanted, SESSION_TURN_NS);
+        let own = self.own.reserve(session, now_ns, wanted, SESSION_QUANTUM_NS);
         let shared = self.of.direction(self.direction).reserve(service, now_ns, own.bytes, SERVICE_TURN_NS);
         self.own.give_back(session, own.bytes - shared.bytes);
         PaceBooking { bytes: shared.bytes, wait: own.wait.max(shared.wait) }
@@ -135,14 +135,14 @@ impl PaceClock {
         let mut booking = PaceBooking { bytes: wanted, wait: Duration::ZERO };
         if self.rate.load(Ordering::Relaxed) != rate {
             self.rate.store(rate, Ordering::Relaxed);
-            self.earned_ns.store(0, Ordering::Relaxed);
+            self.next_free_ns.store(0, Ordering::Relaxed);
         }
         if rate == 0 {
             return booking;
         }
         // If somebody else has booked in between, this is calculated again.
-        let _ = self.earned_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |earned| {
-            let from = earned.max(now_ns.saturating_sub(SAVED_NS));
+        let _ = self.next_free_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |earned| {
+            let from = earned.max(now_ns.saturating_sub(BURST_WINDOW_NS));
             let worth = now_ns.saturating_sub(from).max(turn_ns);
             let bytes = bytes_in(rate, worth).clamp(1, wanted.max(1));
             let until = from.saturating_add(cost_ns(rate, bytes));
@@ -157,7 +157,7 @@ impl PaceClock {
             // A profile may have changed the rate since they were booked.
             let cost = cost_ns(rate, bytes);
             let less = |earned: u64| Some(earned.saturating_sub(cost));
-            let _ = self.earned_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+            let _ = self.next_free_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
         }
     }
 }

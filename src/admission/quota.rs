@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 /// A limit on descriptors that may change while some are held.
 #[derive(Debug, Default)]
 pub struct DescriptorQuota {
-    places: Mutex<QuotaState>,
+    state: Mutex<QuotaState>,
     freed: Notify,
 }
 
@@ -47,9 +47,9 @@ impl DescriptorQuota {
     }
 
     pub fn try_take(self: &Arc<Self>) -> Option<QuotaPermit> {
-        let mut places = self.lock();
-        let is_free = places.held < places.max;
-        places.held += usize::from(is_free);
+        let mut state = self.lock();
+        let is_free = state.held < state.max;
+        state.held += usize::from(is_free);
         is_free.then(|| QuotaPermit(self.clone()))
     }
 
@@ -57,15 +57,15 @@ impl DescriptorQuota {
     pub async fn take(self: &Arc<Self>) -> QuotaPermit {
         loop {
             let freed = self.freed.notified();
-            if let Some(place) = self.try_take() {
-                return place;
+            if let Some(permit) = self.try_take() {
+                return permit;
             }
             freed.await;
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, QuotaState> {
-        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

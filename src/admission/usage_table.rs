@@ -50,7 +50,7 @@ pub enum LimitReached {
 
 /// A session's place, held for as long as the session is open.
 #[derive(Debug)]
-pub struct UsagePlace<K: Hash + Eq> {
+pub struct UsagePermit<K: Hash + Eq> {
     table: Arc<UsageTable<K>>,
     user: K,
     number: u64,
@@ -78,7 +78,7 @@ impl<K: Hash + Eq> UsageTable<K> {
         user: K,
         limits: &SessionLimits,
         now: Instant,
-    ) -> Result<UsagePlace<K>, LimitReached>
+    ) -> Result<UsagePermit<K>, LimitReached>
     where
         K: Clone,
     {
@@ -88,16 +88,16 @@ impl<K: Hash + Eq> UsageTable<K> {
             return Err(LimitReached::Sessions(most));
         }
         if let Some(rate) = limits.rate {
-            entry.begins.earn(now, rate.per_second(), f64::from(limits.burst));
+            entry.begins.refill(now, rate.per_second(), f64::from(limits.burst));
             if !entry.begins.take() {
-                let retry_after = entry.begins.until_one(rate.per_second());
+                let retry_after = entry.begins.time_until_token(rate.per_second());
                 return Err(LimitReached::Rate { rate, retry_after });
             }
         }
         entry.open += 1;
         let number = entry.number;
         drop(table);
-        Ok(UsagePlace { table: self.clone(), user, number, is_rated: limits.rate.is_some() })
+        Ok(UsagePermit { table: self.clone(), user, number, is_rated: limits.rate.is_some() })
     }
 
     fn lock(&self) -> MutexGuard<'_, TableState<K>> {
@@ -136,7 +136,7 @@ impl<K: Hash + Eq> TableState<K> {
     }
 }
 
-impl<K: Hash + Eq> Drop for UsagePlace<K> {
+impl<K: Hash + Eq> Drop for UsagePermit<K> {
     fn drop(&mut self) {
         let mut table = self.table.lock();
         let Some(entry) = table.users.peek_mut(&self.user) else { return };

@@ -182,14 +182,15 @@ fn read_file(file: &PemSource, pipes: PipePolicy, advice: &str) -> Result<FileCo
 
 fn problem(file: &PemSource, what: String, advice: &str) -> Problem {
     match file {
-        PemSource::File { path, place } => Problem {
-            place: place.clone(),
+        PemSource::File { path, location } => Problem {
+            location: location.clone(),
             what: format!("{}: {what}", path.display()),
             advice: advice.to_owned(),
         },
         PemSource::Memory(_) => {
-            let place = ProfileLocation { file: "built in".into(), line: 0, column: 0, key: "auth".into() };
-            Problem { place, what, advice: advice.to_owned() }
+            let location =
+                ProfileLocation { file: "built in".into(), line: 0, column: 0, key: "auth".into() };
+            Problem { location, what, advice: advice.to_owned() }
         }
     }
 }

@@ -20,7 +20,7 @@ const IN_ALL_MAX: usize = 256;
 const AT_ONCE_MAX: usize = 4;
 const WRONG_PASSWORDS: WrongLogins = WrongLogins { burst: 32.0, per_second: 1.0 };
 /// The longest wait of a login for its turn.
-const TURN: Duration = Duration::from_secs(10);
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 pub struct HashingQueue {
@@ -61,8 +61,10 @@ impl HashingQueue {
         is_right: impl FnOnce() -> bool + Send + 'static,
     ) -> Result<bool, HashingRefusal> {
         let client = self.clients.remember(client);
-        let place = client.take_place().ok_or(HashingRefusal::OfClient)?;
-        let turn = timeout(TURN, self.wait_for_turn(&client)).await.map_err(|_| HashingRefusal::OfAll)??;
+        let permit = client.take_permit().ok_or(HashingRefusal::OfClient)?;
+        let turn = timeout(QUEUE_TIMEOUT, self.wait_for_turn(&client))
+            .await
+            .map_err(|_| HashingRefusal::OfAll)??;
         // The computation cannot be stopped, so its permits are held until it ends, even if its client has
         // left. A wrong password is counted before the client's next login can look.
         let computing = spawn_blocking(move || {
@@ -70,7 +72,7 @@ impl HashingQueue {
             if !is_right {
                 client.count_wrong_login();
             }
-            drop((place, turn));
+            drop((permit, turn));
             is_right
         });
         Ok(computing.await.unwrap_or(false))
@@ -191,7 +193,7 @@ mod tests {
     async fn a_login_waits_no_longer_for_its_turn() {
         let queue = HashingQueue::new(1);
         let computing = queue.at_once.clone().try_acquire_owned().expect("nobody else asks");
-        let waited = happens_after(TURN, queue.run(address(1), || true)).await;
+        let waited = happens_after(QUEUE_TIMEOUT, queue.run(address(1), || true)).await;
         assert_eq!(waited, Err(HashingRefusal::OfAll));
         drop(computing);
         assert_eq!(queue.run(address(1), || true).await, Ok(true));

@@ -39,7 +39,7 @@ pub struct LoginClients {
 /// One client: an IPv4 address, or an IPv6 network.
 #[derive(Debug)]
 pub struct LoginClient {
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     /// Held by one of its logins at a time, in order.
     turn: Arc<Semaphore>,
     allowed: WrongLogins,
@@ -70,7 +70,7 @@ impl LoginClients {
 impl LoginClient {
     fn new(allowed: WrongLogins) -> Self {
         Self {
-            places: Arc::new(Semaphore::new(PER_CLIENT_MAX)),
+            permits: Arc::new(Semaphore::new(PER_CLIENT_MAX)),
             turn: Arc::new(Semaphore::new(1)),
             allowed,
             earned: Mutex::new(TokenBucket::new(allowed.burst, Instant::now().into_std())),
@@ -78,15 +78,15 @@ impl LoginClient {
     }
 
     /// A place among its own logins; `None` if too many of them wait.
-    pub fn take_place(&self) -> Option<OwnedSemaphorePermit> {
-        self.places.clone().try_acquire_owned().ok()
+    pub fn take_permit(&self) -> Option<OwnedSemaphorePermit> {
+        self.permits.clone().try_acquire_owned().ok()
     }
 
     /// Waits for its earlier logins, and until it may send one more wrong one.
     pub async fn wait_for_turn(&self) -> Option<OwnedSemaphorePermit> {
         let turn = self.turn.clone().acquire_owned().await.ok();
         loop {
-            let wait = self.earned().until_one(self.allowed.per_second);
+            let wait = self.earned().time_until_token(self.allowed.per_second);
             if wait.is_zero() {
                 return turn;
             }
@@ -96,7 +96,7 @@ impl LoginClient {
 
     /// Whether its next login has to wait.
     pub fn has_to_wait(&self) -> bool {
-        !self.earned().until_one(self.allowed.per_second).is_zero()
+        !self.earned().time_until_token(self.allowed.per_second).is_zero()
     }
 
     pub fn count_wrong_login(&self) {
@@ -106,7 +106,7 @@ impl LoginClient {
     /// How many wrong logins it may send now.
     fn earned(&self) -> MutexGuard<'_, TokenBucket> {
         let mut earned = self.earned.lock().unwrap_or_else(PoisonError::into_inner);
-        earned.earn(Instant::now().into_std(), self.allowed.per_second, self.allowed.burst);
+        earned.refill(Instant::now().into_std(), self.allowed.per_second, self.allowed.burst);
         earned
     }
 }

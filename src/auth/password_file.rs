@@ -158,9 +158,9 @@ mod tests {
         let text: String = (0..4).map(|user| format!("user-{user}:{HASH}\n")).collect();
         let file = PasswordFile::parse(text.as_bytes()).expect("it is right");
         let names: Vec<_> = (0..400).map(|number| format!("nobody-{number}")).collect();
-        let places: Vec<_> = names.iter().map(|name| file.stand_in(name)).collect();
-        assert!((0..4).all(|place| places.contains(&place)), "each cost is met");
-        assert!(names.iter().zip(&places).all(|(name, place)| file.stand_in(name) == *place));
+        let indexes: Vec<_> = names.iter().map(|name| file.stand_in(name)).collect();
+        assert!((0..4).all(|index| indexes.contains(&index)), "each cost is met");
+        assert!(names.iter().zip(&indexes).all(|(name, index)| file.stand_in(name) == *index));
     }
 
     #[tokio::test(start_paused = true)]

@@ -15,7 +15,7 @@ use lru::LruCache;
 use super::basic::BasicLogin;
 
 /// How long logins are remembered, and how many.
-const REMEMBERED: Duration = Duration::from_secs(60);
+const CACHE_TTL: Duration = Duration::from_secs(60);
 const REMEMBERED_MAX: NonZeroUsize = NonZeroUsize::new(1024).expect("it is not zero");
 
 /// No password and no token is stored. What is stored is useless without a key that was made for this table.
@@ -55,7 +55,7 @@ impl RememberedLogins {
     }
 
     pub fn knows(&self, key: &LoginKey) -> bool {
-        key.is_some() && self.lock().get(key).is_some_and(|since| since.elapsed() < REMEMBERED)
+        key.is_some() && self.lock().get(key).is_some_and(|since| since.elapsed() < CACHE_TTL)
     }
 
     pub fn remember(&self, key: LoginKey) {

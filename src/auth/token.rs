@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     admission::clients::LoginRefusal,
-    profile::{ClaimValue, TokenPlace, TokenRules, is_user_name},
+    profile::{ClaimValue, TokenLocation, TokenRules, is_user_name},
 };
 
 /// The keys of one file.
@@ -52,7 +52,7 @@ const TOKEN_BYTES_MAX: usize = 8 * 1024;
 /// How many keys are tried for a token that names none.
 const TRIED_MAX: usize = 8;
 /// How far the clocks of two hosts may differ.
-const SLACK: Duration = Duration::from_secs(60);
+const CLOCK_LEEWAY_MAX: Duration = Duration::from_secs(60);
 
 impl TokenKeys {
     pub fn new(keys: KeySet, file: &[u8]) -> Self {
@@ -91,7 +91,7 @@ impl TokenKeys {
         }
         let head = decode_header(token).map_err(|_| LoginRefusal::Unreadable)?;
         let mut validation = Validation::new(head.alg);
-        validation.leeway = SLACK.as_secs();
+        validation.leeway = CLOCK_LEEWAY_MAX.as_secs();
         validation.validate_nbf = true;
         let mut required = vec!["exp", "sub"];
         match &rules.audience {
@@ -122,7 +122,7 @@ impl TokenKeys {
             claims.get(name).is_some_and(|claim| holds(claim, wanted))
         };
         // A token that has expired, and is accepted because clocks differ, expires when that tolerance ends.
-        let expires = if expires > SystemTime::now() { expires } else { expires + SLACK };
+        let expires = if expires > SystemTime::now() { expires } else { expires + CLOCK_LEEWAY_MAX };
         match rules.claims.iter().all(has) {
             true => Ok(TokenBearer { user, expires }),
             false => Err(LoginRefusal::WrongClaims),
@@ -142,18 +142,18 @@ fn holds(claim: &Value, wanted: &ClaimValue) -> bool {
 
 /// The token of a request, from the first of the allowed places that has one.
 pub fn find_token<'a>(
-    places: &[TokenPlace],
+    locations: &[TokenLocation],
     headers: &'a HeaderMap,
     uri: &'a Uri,
 ) -> Result<&'a [u8], LoginRefusal> {
-    for place in places {
-        let found = match place {
-            TokenPlace::Header => match credentials(headers, b"bearer") {
+    for location in locations {
+        let found = match location {
+            TokenLocation::Header => match credentials(headers, b"bearer") {
                 Err(LoginRefusal::NoCredential) => None,
                 found => Some(found?),
             },
-            TokenPlace::Cookie(name) => only(cookies(headers).filter_map(|pair| value_of(pair, name)))?,
-            TokenPlace::Query(name) => only(members(uri).filter_map(|pair| value_of(pair, name)))?,
+            TokenLocation::Cookie(name) => only(cookies(headers).filter_map(|pair| value_of(pair, name)))?,
+            TokenLocation::Query(name) => only(members(uri).filter_map(|pair| value_of(pair, name)))?,
         };
         if let Some(found) = found {
             return Ok(found);
@@ -184,14 +184,14 @@ fn value_of<'a>(pair: &'a [u8], name: &str) -> Option<&'a [u8]> {
 }
 
 /// Removes tokens from a request, wherever one may be.
-pub fn remove_token(places: &[TokenPlace], parts: &mut Parts) {
-    for place in places {
-        match place {
-            TokenPlace::Header => {
+pub fn remove_token(locations: &[TokenLocation], parts: &mut Parts) {
+    for location in locations {
+        match location {
+            TokenLocation::Header => {
                 parts.headers.remove(header::AUTHORIZATION);
             }
-            TokenPlace::Cookie(name) => remove_cookie(&mut parts.headers, name),
-            TokenPlace::Query(name) => remove_member(&mut parts.uri, name),
+            TokenLocation::Cookie(name) => remove_cookie(&mut parts.headers, name),
+            TokenLocation::Query(name) => remove_member(&mut parts.uri, name),
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::admission::clients::LoginRefusal;
 /// A page that is still open when its token expires sends many requests with it at once.
 const WRONG_TOKENS: WrongLogins = WrongLogins { burst: 64.0, per_second: 8.0 };
 /// The longest wait of a token for its turn.
-const TURN: Duration = Duration::from_secs(5);
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 pub struct TokenChecks {
@@ -45,9 +45,9 @@ impl TokenChecks {
         let known = self.clients.find(client).filter(|known| known.has_to_wait());
         let turn = match known.filter(|_| memory == TokenMemory::Unknown) {
             Some(known) => {
-                let place = known.take_place().ok_or(LoginRefusal::TooManyTokens)?;
-                let turn = timeout(TURN, known.wait_for_turn()).await;
-                Some((place, turn.map_err(|_| LoginRefusal::TooManyTokens)?))
+                let permit = known.take_permit().ok_or(LoginRefusal::TooManyTokens)?;
+                let turn = timeout(QUEUE_TIMEOUT, known.wait_for_turn()).await;
+                Some((permit, turn.map_err(|_| LoginRefusal::TooManyTokens)?))
             }
             None => None,
         };
@@ -145,9 +145,10 @@ mod tests {
         let earlier = known.wait_for_turn().await;
         // Its next one waits behind this.
         known.count_wrong_login();
-        let waited = happens_after(TURN, checks.run(address(1), TokenMemory::Unknown, || Ok(()))).await;
+        let waited =
+            happens_after(QUEUE_TIMEOUT, checks.run(address(1), TokenMemory::Unknown, || Ok(()))).await;
         assert_eq!(waited, REFUSED);
-        let waiting = (0..=PER_CLIENT_MAX).map(|_| known.take_place()).collect::<Vec<_>>();
+        let waiting = (0..=PER_CLIENT_MAX).map(|_| known.take_permit()).collect::<Vec<_>>();
         known.count_wrong_login();
         while !known.has_to_wait() {
             known.count_wrong_login();

@@ -93,7 +93,7 @@ impl LockedFolders {
         }
         let real = |folder: &PathBuf| folder.canonicalize().ok();
         let written: Vec<_> =
-            self.written.iter().filter_map(|place| real(place).or_else(|| pipe(place))).collect();
+            self.written.iter().filter_map(|path| real(path).or_else(|| pipe(path))).collect();
         let devices = DEVICES.into_iter().chain(READ_DEVICES).map(PathBuf::from);
         let read = read.iter().filter_map(real).chain(devices);
         disk::note_folders_allowed(read.chain(written.iter().cloned()).collect());
@@ -161,8 +161,8 @@ fn is_device_folder(folder: &Path) -> bool {
 }
 
 /// What `/dev/stdout` leads to where it is a pipe: it is there, and has no path of its own.
-fn pipe(place: &Path) -> Option<PathBuf> {
-    place.metadata().is_ok().then(|| place.into())
+fn pipe(path: &Path) -> Option<PathBuf> {
+    path.metadata().is_ok().then(|| path.into())
 }
 
 /// A missing folder needs no rule.
@@ -186,8 +186,8 @@ mod tests {
 
     #[test]
     fn what_may_be_written_is_known_by_its_real_folder() {
-        let place = tempfile::tempdir().unwrap();
-        let at = |name: &str| place.path().canonicalize().unwrap().join(name);
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().canonicalize().unwrap().join(name);
         for folder in ["logs", "logs/inner", "other"] {
             fs::create_dir(at(folder)).unwrap();
         }
@@ -218,8 +218,8 @@ mod tests {
     #[test]
     fn of_a_device_no_more_than_itself_may_be_written() {
         let mut folders = LockedFolders::default();
-        let place = tempfile::tempdir().unwrap();
-        let (log, link) = (place.path().join("log"), place.path().join("link"));
+        let folder = tempfile::tempdir().unwrap();
+        let (log, link) = (folder.path().join("log"), folder.path().join("link"));
         symlink("/dev/full", &link).unwrap();
         for file in
             [log.as_path(), &link, Path::new("/dev/full"), Path::new("/dev/none"), Path::new("/dev/shm/log")]
@@ -227,7 +227,7 @@ mod tests {
             folders.write_folder_of(file);
         }
         let expected =
-            [place.path(), &link, Path::new("/dev/full"), Path::new("/dev/none"), Path::new("/dev/shm")];
+            [folder.path(), &link, Path::new("/dev/full"), Path::new("/dev/none"), Path::new("/dev/shm")];
         assert_eq!(folders.written, expected);
     }
 }

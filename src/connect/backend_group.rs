@@ -226,7 +226,7 @@ impl BackendGroup {
                     return Ok((member, stream));
                 }
                 // This host cannot open any more connections.
-                Err(error) if error.who != EndedBy::Backend => return Err(error),
+                Err(error) if error.ended_by != EndedBy::Backend => return Err(error),
                 Err(error) => {
                     self.note_unreached(&member, &error.reason);
                     failure = Some(error);

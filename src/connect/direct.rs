@@ -164,7 +164,7 @@ async fn dial_socket(
     origin: &ClientOrigin,
 ) -> Result<NetStream, ConnectFailure> {
     let mut stream = dial_unix(file, BACKEND_CONNECT_TIMEOUT).await.map_err(|error| {
-        let (who, refusal) = match &error {
+        let (ended_by, refusal) = match &error {
             UnixDialError::Missing(_) | UnixDialError::Refused(_) => {
                 (EndedBy::Backend, Refusal::BackendRefused)
             }
@@ -177,7 +177,7 @@ async fn dial_socket(
                 None => (EndedBy::Backend, Refusal::BackendUnreachable),
             },
         };
-        ConnectFailure::here(who, refusal, format!("backend {error}"))
+        ConnectFailure::here(ended_by, refusal, format!("backend {error}"))
     })?;
     if let Some(version) = proxy {
         // It has no address of its own that a client could have connected to.
@@ -210,7 +210,7 @@ async fn send_proxy_header(
 }
 
 fn connect_failure(error: &DialError) -> ConnectFailure {
-    let (who, refusal) = match error {
+    let (ended_by, refusal) = match error {
         DialError::Refused { .. } => (EndedBy::Backend, Refusal::BackendRefused),
         DialError::Timeout { .. } => (EndedBy::Backend, Refusal::BackendLate),
         DialError::Resolve { .. } | DialError::Unroutable { .. } | DialError::Unreachable { .. } => {
@@ -219,7 +219,7 @@ fn connect_failure(error: &DialError) -> ConnectFailure {
         DialError::Local { .. } if error.exhausted().is_some() => (EndedBy::Limit, Refusal::Unavailable),
         DialError::Local { .. } | DialError::Rule { .. } => (EndedBy::Backend, Refusal::BackendUnreachable),
     };
-    ConnectFailure::here(who, refusal, format!("backend {error}"))
+    ConnectFailure::here(ended_by, refusal, format!("backend {error}"))
 }
 
 #[cfg(test)]
@@ -237,13 +237,13 @@ mod tests {
         for number in [libc::EADDRNOTAVAIL, libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM] {
             let failure = failed(number);
             assert_eq!(
-                (failure.who, failure.refusal),
+                (failure.ended_by, failure.refusal),
                 (EndedBy::Limit, Refusal::Unavailable),
                 "{}",
                 failure.reason
             );
         }
         let failure = failed(libc::EAFNOSUPPORT);
-        assert_eq!((failure.who, failure.refusal), (EndedBy::Backend, Refusal::BackendUnreachable));
+        assert_eq!((failure.ended_by, failure.refusal), (EndedBy::Backend, Refusal::BackendUnreachable));
     }
 }

@@ -227,7 +227,7 @@ impl ForwardDialler {
         tried.unwrap_or_else(|_| {
             let reason = format!("no internal gateway answered within {}s", CONNECT_TIMEOUT.as_secs());
             let at = RefusedAt::Link(LinkCause::NoInternalGateway);
-            Err(ConnectFailure { who: EndedBy::Time, refusal: Refusal::Unavailable, at, reason })
+            Err(ConnectFailure { ended_by: EndedBy::Time, refusal: Refusal::Unavailable, at, reason })
         })
     }
 
@@ -251,7 +251,7 @@ impl ForwardDialler {
             match dial(&keeper, connect_request).await {
                 Ok(connected) => return Ok(connected),
                 // The gateway has answered for its backend; another gateway would give another answer.
-                Err(failure) if failure.who == EndedBy::Backend => return Err(failure),
+                Err(failure) if failure.ended_by == EndedBy::Backend => return Err(failure),
                 Err(failure) => last = Some(failure),
             }
         }
@@ -286,7 +286,7 @@ async fn dial(
     let Some(permit) = keeper.take_permit() else {
         let reason = format!("link to {}: {AT_MAXIMUM}", keeper.gateway());
         let at = RefusedAt::Link(LinkCause::AtMaximum);
-        return Err(ConnectFailure { who: EndedBy::Limit, refusal: Refusal::Full, at, reason });
+        return Err(ConnectFailure { ended_by: EndedBy::Limit, refusal: Refusal::Full, at, reason });
     };
     let dialled = async {
         let mut reached = keeper.dial().await?;
@@ -296,7 +296,7 @@ async fn dial(
     let DialledStream { mut stream, peer, .. } =
         dialled.await.map_err(|error: handshake::HandshakeError| {
             let failure = ConnectFailure {
-                who: if error.is_exhausted() { EndedBy::Limit } else { EndedBy::Peer },
+                ended_by: if error.is_exhausted() { EndedBy::Limit } else { EndedBy::Peer },
                 refusal: Refusal::Unavailable,
                 at: RefusedAt::Link((&error).into()),
                 reason: format!("link to {}: {error}", keeper.gateway()),
@@ -327,7 +327,7 @@ async fn dial(
         }
         Ok(Err(error)) => Err(refused_by_reply(&peer, &error)),
         Err(_) => Err(ConnectFailure {
-            who: EndedBy::Time,
+            ended_by: EndedBy::Time,
             refusal: Refusal::Unavailable,
             at: RefusedAt::Peer,
             reason: format!("{} did not answer within {}s", peer.label(), REPLY_TIMEOUT.as_secs()),
@@ -338,14 +338,14 @@ async fn dial(
 /// A refused request; the reply code says who refused.
 fn refused_by_reply(peer: &Peer, error: &SocksError) -> ConnectFailure {
     let backend = |refusal| (EndedBy::Backend, refusal);
-    let (who, refusal) = match error.reply() {
+    let (ended_by, refusal) = match error.reply() {
         Some(Reply::ConnectionNotAllowed) => (EndedBy::Policy, Refusal::NotAllowed),
         Some(Reply::HostUnreachable | Reply::NetworkUnreachable) => backend(Refusal::BackendUnreachable),
         Some(Reply::ConnectionRefused) => backend(Refusal::BackendRefused),
         Some(Reply::TtlExpired) => backend(Refusal::BackendLate),
         Some(_) | None => (EndedBy::Peer, Refusal::Unavailable),
     };
-    ConnectFailure { who, refusal, at: RefusedAt::Peer, reason: format!("{}: {error}", peer.label()) }
+    ConnectFailure { ended_by, refusal, at: RefusedAt::Peer, reason: format!("{}: {error}", peer.label()) }
 }
 
 #[cfg(test)]
@@ -419,7 +419,7 @@ mod tests {
             _ = join_all(listeners.iter().map(serve_silently)) => unreachable!("they serve forever"),
         };
         let failure = connected.expect_err("nobody answers");
-        assert_eq!(failure.who, EndedBy::Time, "{}", failure.reason);
+        assert_eq!(failure.ended_by, EndedBy::Time, "{}", failure.reason);
         failure
     }
 

@@ -100,7 +100,7 @@ pub struct ConnectedUpstream {
 /// The error when nothing was connected, and no byte of the client was sent anywhere.
 #[derive(Debug)]
 pub struct ConnectFailure {
-    pub who: EndedBy,
+    pub ended_by: EndedBy,
     pub refusal: Refusal,
     pub at: RefusedAt,
     pub reason: String,
@@ -125,8 +125,8 @@ pub struct SessionRefusal {
 }
 
 impl ConnectFailure {
-    pub fn here(who: EndedBy, refusal: Refusal, reason: String) -> Self {
-        Self { who, refusal, at: RefusedAt::Here, reason }
+    pub fn here(ended_by: EndedBy, refusal: Refusal, reason: String) -> Self {
+        Self { ended_by, refusal, at: RefusedAt::Here, reason }
     }
 }
 
@@ -302,7 +302,7 @@ mod tests {
         let at = closed.local_addr().expect("it is bound").as_socket().expect("of IPv4");
         let refused = backend(at);
         let failure = refused.connect(&mut connect_request).await.expect_err("nobody listens there");
-        assert_eq!((failure.refusal, failure.who), (Refusal::BackendRefused, EndedBy::Backend));
+        assert_eq!((failure.refusal, failure.ended_by), (Refusal::BackendRefused, EndedBy::Backend));
         assert_eq!(
             (connect_request.resend.as_slice(), connect_request.unsent.as_slice()),
             (&b"only"[..], &b" once"[..])

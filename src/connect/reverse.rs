@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use super::{ConnectFailure, ConnectRequest, ConnectedUpstream, RefusedAt};
 use crate::{
     link::{
-        HANDSHAKE,
+        HANDSHAKE_TIMEOUT,
         link_guard::LinkGuard,
         pool::{AcquiredLink, AcquiredSide, Pool, ServiceClosed, TakeError},
         session_side::{SessionOpening, Upstream},
@@ -56,7 +56,7 @@ pub async fn connect(
     }
     let reason = last.as_ref().map(ToString::to_string).unwrap_or_default();
     let at = RefusedAt::Link(LinkCause::Other);
-    Err(ConnectFailure { who: EndedBy::Peer, refusal: Refusal::Unavailable, at, reason })
+    Err(ConnectFailure { ended_by: EndedBy::Peer, refusal: Refusal::Unavailable, at, reason })
 }
 
 /// Why a link that was taken did not accept the session.
@@ -110,7 +110,7 @@ async fn announce_session(
 ) -> Result<Upstream, SessionOpenError> {
     let client = connect_request.client.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
     guard.mark_busy();
-    match timeout(HANDSHAKE, socks5::send_announcement(&mut stream, client)).await {
+    match timeout(HANDSHAKE_TIMEOUT, socks5::send_announcement(&mut stream, client)).await {
         Ok(Ok(())) => Ok(Upstream::Socks(stream, guard)),
         Ok(Err(error)) => Err(SessionOpenError::Announcement(error)),
         Err(_) => Err(SessionOpenError::Timeout),
@@ -119,7 +119,7 @@ async fn announce_session(
 
 /// No link was taken. A service that all peers have closed is refused as they would refuse it.
 fn connect_failure(error: &TakeError, counters: &SessionCounters) -> ConnectFailure {
-    let (who, refusal) = match error {
+    let (ended_by, refusal) = match error {
         TakeError::Full(_) | TakeError::ShareFull(_) | TakeError::AtMaximum(_) => {
             (EndedBy::Limit, Refusal::Unavailable)
         }
@@ -146,5 +146,5 @@ fn connect_failure(error: &TakeError, counters: &SessionCounters) -> ConnectFail
         | TakeError::ServiceClosed(_)
         | TakeError::Closed => RefusedAt::Link(LinkCause::Other),
     };
-    ConnectFailure { who, refusal, at, reason: error.to_string() }
+    ConnectFailure { ended_by, refusal, at, reason: error.to_string() }
 }

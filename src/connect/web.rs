@@ -70,7 +70,7 @@ use crate::{
 
 /// Requests of one session.
 struct BackendRequests {
-    place: BackendChoice,
+    choice: BackendChoice,
     id: String,
     service: ServiceName,
     notices: Arc<NoticeLog>,
@@ -110,7 +110,7 @@ pub async fn connect_backend(
     static NEXT_USER: AtomicU64 = AtomicU64::new(0);
     let (downstream, upstream) = pipe();
     let requests = BackendRequests {
-        place: BackendChoice::new(group, connect_request.counters),
+        choice: BackendChoice::new(group, connect_request.counters),
         id: connect_request.id.to_owned(),
         service: connect_request.service.clone(),
         notices: connect_request.notices.clone(),
@@ -131,7 +131,7 @@ pub async fn connect_backend(
     let first = candidates.first().cloned();
     let waits = |cx: &mut Context<'_>| first.as_ref().is_some_and(|first| first.target.idle().has_any(cx));
     match (poll_fn(|cx| Poll::Ready(waits(cx))).await, &first) {
-        (true, Some(first)) => requests.place.take(first),
+        (true, Some(first)) => requests.choice.take(first),
         _ => {
             let reached = requests.dial(candidates).await?;
             *requests.lock_connection() = Some(reached);
@@ -277,7 +277,7 @@ impl BackendRequests {
         let (body, method) = (MessageBody::request(body, HeadOrigin::Peer, None), parts.method.clone());
         let wanted =
             request::requested_upgrade(&parts.headers, parts.version).filter(|_| body.progress().is_none());
-        if self.place.takes_sockets_alone() && !request::is_websocket(wanted.as_ref()) {
+        if self.choice.takes_sockets_alone() && !request::is_websocket(wanted.as_ref()) {
             return Err(ErrorResponse::new(StatusCode::UPGRADE_REQUIRED, "only WebSockets are served here"));
         }
         let public = Arc::new(public_address(&parts.headers));
@@ -356,7 +356,7 @@ impl BackendRequests {
                 (Err(lost), _) => return Err(error_response(&lost)),
             };
         }
-        let mut reached = self.dial(self.place.candidates(self.client.map(|client| client.ip()))).await.map_err(|failure| {
+        let mut reached = self.dial(self.choice.candidates(self.client.map(|client| client.ip()))).await.map_err(|failure| {
             if self.log.admits(LogKind::RequestFailed) {
                 tracing::info!(event = %LogEvent::BackendUnreachable, id = self.id, "backend: {}", failure.reason);
             }
@@ -394,7 +394,7 @@ impl BackendRequests {
         if own.is_some() {
             return own;
         }
-        let member = self.place.member().filter(|member| member.is_usable())?;
+        let member = self.choice.member().filter(|member| member.is_usable())?;
         let idle = poll_fn(|cx| Poll::Ready(member.target.idle().take(wanted, cx))).await?;
         Some(HeldConnection { member, connection: idle.connection, driver: self.drivers.add(idle.driver) })
     }
@@ -427,7 +427,7 @@ impl BackendRequests {
 
     /// Connects to the first candidate that answers; the session then stays with it.
     async fn dial(&self, candidates: Vec<Arc<BackendMember>>) -> Result<HeldConnection, ConnectFailure> {
-        let (member, stream) = self.place.group.connect_first(candidates, self.client, &self.origin).await?;
+        let (member, stream) = self.choice.group.connect_first(candidates, self.client, &self.origin).await?;
         let failed = |error: &dyn std::fmt::Display| {
             let reason = format!("backend {}: {error}", member.target.backend());
             ConnectFailure::here(EndedBy::Backend, Refusal::BackendUnreachable, reason)
@@ -447,7 +447,7 @@ impl BackendRequests {
         let mapping = NameMapping::new(own, path);
         let handshake = UpstreamConnection::handshake(stream, HeadSource::Outside, Some(*answer));
         let (line, going) = handshake.await.map_err(|error| failed(&error))?;
-        self.place.take(&member);
+        self.choice.take(&member);
         let connection = BackendConnection::new(line, mapping);
         Ok(HeldConnection { member: member.clone(), connection, driver: self.drivers.add(going) })
     }

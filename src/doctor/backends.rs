@@ -39,7 +39,7 @@ fn find_backend_down(service: &ServiceRow, backend: &BackendRow) -> Option<Docto
     let error =
         backend.last_error.as_ref().map_or(String::new(), |error| format!("; the last error: {error}"));
     let failures = format::count(backend.failures, "failure");
-    let figure = format!("backend {} is {}, {failures}", backend.address, backend.state.word());
+    let figure = format!("backend {} is {}, {failures}", backend.address, backend.state.label());
     let advice = "start it, or take it out of `connect`; it must be reachable from this host";
     let reason = format!("{reason}{error}");
     Some(DoctorFinding::new("backend-down", severity, figure, reason, advice).about(service.name.clone()))

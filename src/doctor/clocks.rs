@@ -73,7 +73,7 @@ mod tests {
             .iter()
             .map(|found| {
                 let name = found.gateway.as_deref().unwrap_or("-");
-                format!("{} {name}: {}", found.severity.word(), found.figure)
+                format!("{} {name}: {}", found.severity.label(), found.figure)
             })
             .collect()
     }

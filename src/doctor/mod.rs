@@ -84,7 +84,7 @@ pub fn findings_text(findings: &[DoctorFinding], whom: &str) -> String {
         let line = text::clean_text(&format!("{about}{figure}"), FIELD_CHARS_MAX);
         let reason = text::clean_text(reason, FIELD_CHARS_MAX);
         let advice = text::clean_text(advice, FIELD_CHARS_MAX);
-        format!("{:<6}  {id}  {line}\n        why: {reason}\n        do:  {advice}", severity.word())
+        format!("{:<6}  {id}  {line}\n        why: {reason}\n        do:  {advice}", severity.label())
     });
     let mut lines: Vec<_> = blocks.collect();
     if !must_act(findings) {

@@ -16,8 +16,9 @@ use crate::{
 pub fn read(path: &Path, access: AdminAccess) -> Result<Vec<FleetTarget>, Vec<Problem>> {
     let label = path.display().to_string();
     let whole = |what: String, advice: &str| {
-        let place = ProfileLocation { file: label.as_str().into(), line: 0, column: 0, key: "(file)".into() };
-        vec![Problem { place, what, advice: advice.into() }]
+        let location =
+            ProfileLocation { file: label.as_str().into(), line: 0, column: 0, key: "(file)".into() };
+        vec![Problem { location, what, advice: advice.into() }]
     };
     let contents = disk::read(path, FILE_BYTES_MAX, PipePolicy::Refused)
         .map_err(|error| whole(format!("it cannot be read: {error}"), "name a fleet file"))?;
@@ -41,11 +42,11 @@ pub fn read(path: &Path, access: AdminAccess) -> Result<Vec<FleetTarget>, Vec<Pr
 fn parse(text: &str, label: &str, access: AdminAccess) -> Result<Vec<FleetTarget>, Vec<Problem>> {
     let (entries, mut problems) = read_text_map(text, label)?;
     let mut targets = Vec::new();
-    for NamedText { name, text, place } in entries {
+    for NamedText { name, text, location } in entries {
         if !is_gateway_name(&name) {
             let what = format!("`{}` is not a gateway name", crate::text::clean_text(&name, NAME_CHARS));
             let advice = "write 1 to 64 of A-Z, a-z, 0-9, `.`, `_`, `-`".into();
-            problems.push(Problem { place, what, advice });
+            problems.push(Problem { location, what, advice });
             continue;
         }
         match target::parse(&text, access) {
@@ -53,7 +54,7 @@ fn parse(text: &str, label: &str, access: AdminAccess) -> Result<Vec<FleetTarget
             Err(error) => {
                 let reported = error.to_string();
                 let (what, advice) = reported.split_once("; ").unwrap_or((&reported, "write a target"));
-                problems.push(Problem { place, what: what.into(), advice: advice.into() });
+                problems.push(Problem { location, what: what.into(), advice: advice.into() });
             }
         }
     }

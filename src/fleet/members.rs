@@ -26,10 +26,10 @@ use crate::{
 
 /// How often each gateway is asked for a snapshot, and the combined one is made: rates and ages change by the
 /// second.
-const SNAPSHOT_EVERY: Duration = Duration::from_secs(1);
+const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(1);
 /// Reading more rows than this each second would take more processor time than a screen may use.
 const ROWS_A_SECOND: usize = 25_000;
-const LARGE_SNAPSHOT_EVERY: Duration = Duration::from_secs(2);
+const LARGE_SNAPSHOT_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The last state of one gateway.
 #[derive(Debug)]
@@ -74,7 +74,7 @@ pub fn attach(
     let (changed, over) = (Arc::new(Notify::new()), CancellationToken::new());
     let mut handles = FleetHandles::new();
     let mut members = Vec::with_capacity(targets.len());
-    let pace = SnapshotPace::new(SNAPSHOT_EVERY);
+    let pace = SnapshotPace::new(SNAPSHOT_INTERVAL);
     for target in targets {
         let (handle, contact) = attach::attach_when_there(&target.at, access, &pace, tasks);
         handles.insert(Arc::clone(&target.name), handle.clone());
@@ -157,7 +157,7 @@ async fn publish(
             // it answers.
             sleep_until(merged_at + pace.every()).await;
         } else {
-            sleep_until(merged_at + FIRST_SNAPSHOTS_EVERY).await;
+            sleep_until(merged_at + FIRST_SNAPSHOTS_INTERVAL).await;
         }
         merged_at = Instant::now();
         let of_members: Vec<_> = members.iter().map(|member| member.snapshot(merged_at)).collect();
@@ -170,10 +170,10 @@ async fn publish(
 }
 
 fn pace_of(rows: usize) -> Duration {
-    if rows > ROWS_A_SECOND { LARGE_SNAPSHOT_EVERY } else { SNAPSHOT_EVERY }
+    if rows > ROWS_A_SECOND { LARGE_SNAPSHOT_INTERVAL } else { SNAPSHOT_INTERVAL }
 }
 
-const FIRST_SNAPSHOTS_EVERY: Duration = Duration::from_millis(250);
+const FIRST_SNAPSHOTS_INTERVAL: Duration = Duration::from_millis(250);
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -241,8 +241,8 @@ mod tests {
 
     #[test]
     fn a_crowded_fleet_is_read_less_often() {
-        assert_eq!(pace_of(20_000), SNAPSHOT_EVERY);
-        assert_eq!(pace_of(40_000), LARGE_SNAPSHOT_EVERY);
+        assert_eq!(pace_of(20_000), SNAPSHOT_INTERVAL);
+        assert_eq!(pace_of(40_000), LARGE_SNAPSHOT_INTERVAL);
     }
 
     /// In real time, since programs run in it: everything waits for a snapshot, and no wait is longer than the

@@ -10,12 +10,12 @@ use crate::{
 
 /// Divides `space` among this many rows each; what one does not need goes to the others.
 fn share_out(counts: &[usize], space: usize) -> Vec<usize> {
-    let mut places: Vec<_> = (0..counts.len()).collect();
-    places.sort_by_key(|&place| counts[place]);
+    let mut indexes: Vec<_> = (0..counts.len()).collect();
+    indexes.sort_by_key(|&index| counts[index]);
     let (mut shares, mut left) = (vec![0; counts.len()], space);
-    for (number, place) in places.into_iter().enumerate() {
-        shares[place] = counts[place].min(left / (counts.len() - number));
-        left -= shares[place];
+    for (number, index) in indexes.into_iter().enumerate() {
+        shares[index] = counts[index].min(left / (counts.len() - number));
+        left -= shares[index];
     }
     shares
 }
@@ -23,18 +23,18 @@ fn share_out(counts: &[usize], space: usize) -> Vec<usize> {
 /// The sessions that are listed of each of these gateways. What the DMZ gateways list, the internal ones list first:
 /// their snapshots are of other moments, so the busiest sessions of both are not the same ones.
 pub fn list_sessions<'a>(snapshots: &[Option<&'a Snapshot>], space: usize) -> Vec<Vec<&'a SessionRow>> {
-    let rows_of = |place: usize| snapshots[place].map_or(&[][..], |snapshot| snapshot.sessions.as_slice());
-    let counts: Vec<_> = (0..snapshots.len()).map(|place| rows_of(place).len()).collect();
+    let rows_of = |index: usize| snapshots[index].map_or(&[][..], |snapshot| snapshot.sessions.as_slice());
+    let counts: Vec<_> = (0..snapshots.len()).map(|index| rows_of(index).len()).collect();
     let shares = share_out(&counts, space);
     let is_outer =
-        |place: usize| snapshots[place].is_some_and(|snapshot| snapshot.halves.contains(&Half::Dmz));
-    let mut places: Vec<_> = (0..snapshots.len()).collect();
-    places.sort_by_key(|&place| !is_outer(place));
+        |index: usize| snapshots[index].is_some_and(|snapshot| snapshot.halves.contains(&Half::Dmz));
+    let mut indexes: Vec<_> = (0..snapshots.len()).collect();
+    indexes.sort_by_key(|&index| !is_outer(index));
     let (mut listed, mut outer_ids) = (vec![Vec::new(); snapshots.len()], HashSet::new());
-    for place in places {
-        listed[place] = most_active(rows_of(place), shares[place], &outer_ids);
-        if is_outer(place) && shares != counts {
-            outer_ids.extend(listed[place].iter().map(|row| row.id.as_str()));
+    for index in indexes {
+        listed[index] = most_active(rows_of(index), shares[index], &outer_ids);
+        if is_outer(index) && shares != counts {
+            outer_ids.extend(listed[index].iter().map(|row| row.id.as_str()));
         }
     }
     listed
@@ -54,7 +54,7 @@ fn most_active<'a>(rows: &'a [SessionRow], space: usize, first_ids: &HashSet<&st
             key(a).cmp(&key(b)).then_with(|| a.id.cmp(&b.id))
         });
         rows.truncate(space);
-        rows.sort_unstable_by_key(|(place, _)| *place);
+        rows.sort_unstable_by_key(|(index, _)| *index);
     }
     rows.into_iter().map(|(_, row)| row).collect()
 }

@@ -16,12 +16,12 @@ use crate::{
         backend_group::BackendUse,
     },
     link::{
-        HANDSHAKE, Peer,
+        HANDSHAKE_TIMEOUT, Peer,
         link_guard::LinkGuard,
         multiplex::handle::{
             LinkClosed, LocalSide, OpenAnswer, SessionFate, SessionHandle, SessionLeftover, Undelivered,
         },
-        peer_record::{PEER_REST, PeerRecord},
+        peer_record::{PEER_COOLDOWN_PERIOD, PeerRecord},
         session_side::{Downstream, LinkSlot, SessionOpening, Upstream},
     },
     net::stream::NetStream,
@@ -116,7 +116,7 @@ impl AdmittedSession<'_> {
             },
             () = stopper.until_stopped() => {
                 let end = stopper.end(self.connect_request.counters.phase());
-                handle.cut(cut_cause(end.who));
+                handle.cut(cut_cause(end.ended_by));
                 return AttemptOutcome::Ended(end);
             }
         };
@@ -129,7 +129,7 @@ impl AdmittedSession<'_> {
         unsent: Vec<u8>,
     ) -> Result<SessionHandle, AttemptOutcome> {
         let (downstream, connect_request) = (&mut self.downstream, &mut self.connect_request);
-        let SessionOpening { slot: LinkSlot { handle: link, place, .. }, request } = *opening;
+        let SessionOpening { slot: LinkSlot { handle: link, slot, .. }, request } = *opening;
         let Downstream::Client(stream) = std::mem::replace(&mut downstream.side, Downstream::Taken) else {
             let end = internal_end(connect_request.counters, "a session without a client");
             return Err(AttemptOutcome::Ended(end));
@@ -142,7 +142,7 @@ impl AdmittedSession<'_> {
             idle: downstream.idle,
             cause_of: link_session::cause_of_client,
         };
-        link.open(request, Box::new(local), place).await.map_err(|LinkClosed(local)| {
+        link.open(request, Box::new(local), slot).await.map_err(|LinkClosed(local)| {
             downstream.side = Downstream::Client(local.stream);
             connect_request.unsent = local.unsent;
             AttemptOutcome::Again
@@ -179,7 +179,7 @@ impl AdmittedSession<'_> {
                     connect_request.unsent = again;
                     connect_request.refused_by.extend(peer);
                     return AttemptOutcome::Refused(ConnectFailure {
-                        who: EndedBy::Time,
+                        ended_by: EndedBy::Time,
                         refusal: Refusal::Unavailable,
                         at: RefusedAt::Peer,
                         reason: unanswered_reason(),
@@ -258,7 +258,7 @@ impl AdmittedSession<'_> {
         }
         match self.run_attempt(echo, record.stopper()).await {
             AttemptOutcome::Ended(end)
-                if end.who == EndedBy::Nobody && connector.may_refuse_after_grant() =>
+                if end.ended_by == EndedBy::Nobody && connector.may_refuse_after_grant() =>
             {
                 match probe::is_refused_after_grant(&mut reached).await {
                     true => {
@@ -266,7 +266,7 @@ impl AdmittedSession<'_> {
                         // Most often the backend is the cause.
                         let refused =
                             SessionRefusal { refusal: Refusal::BackendUnreachable, at: RefusedAt::Peer };
-                        (SessionEnd { who: EndedBy::Peer, phase, reason: LATE.into() }, Some(refused))
+                        (SessionEnd { ended_by: EndedBy::Peer, phase, reason: LATE.into() }, Some(refused))
                     }
                     false => (end, None),
                 }
@@ -341,7 +341,7 @@ impl DownstreamSide {
 
     /// Cuts the downstream side; the upstream side is not connected, or has been cut already.
     pub fn cut(&mut self, end: SessionEnd) -> SessionEnd {
-        std::mem::replace(&mut self.side, Downstream::Taken).cut(cut_cause(end.who));
+        std::mem::replace(&mut self.side, Downstream::Taken).cut(cut_cause(end.ended_by));
         end
     }
 }
@@ -357,7 +357,7 @@ impl CarriedSession {
         let (counters, stopper) = (record.counters(), record.stopper());
         let Some(remains) = remains else {
             let end = stopper.end(counters.phase());
-            self.handle.set_cause(cut_cause(end.who));
+            self.handle.set_cause(cut_cause(end.ended_by));
             return end;
         };
         let SessionLeftover { how, stream, rest, .. } = unboxed(remains);
@@ -425,7 +425,7 @@ impl LocalEnd {
 
 fn peer_rests(peer: Option<&Peer>) -> String {
     let label = peer.map_or_else(|| "a peer".into(), Peer::label);
-    let seconds = PEER_REST.as_secs();
+    let seconds = PEER_COOLDOWN_PERIOD.as_secs();
     format!("{label} has left several sessions in a row unanswered, and comes last for {seconds} s")
 }
 
@@ -437,7 +437,7 @@ fn refused_by_peer(
 ) -> ConnectFailure {
     let label = peer.as_ref().map_or_else(|| "the peer".into(), Peer::label);
     connect_request.refused_by.extend(peer);
-    let who = match why {
+    let ended_by = match why {
         Refusal::UnknownService | Refusal::NotAllowed => EndedBy::Policy,
         Refusal::BackendRefused
         | Refusal::BackendLate
@@ -448,12 +448,12 @@ fn refused_by_peer(
         Refusal::Draining => EndedBy::Operator,
     };
     let reason = format!("{label}: {}", why.words());
-    ConnectFailure { who, refusal: why, at: RefusedAt::Peer, reason }
+    ConnectFailure { ended_by, refusal: why, at: RefusedAt::Peer, reason }
 }
 
 async fn grant_session(downstream: &mut Downstream, counters: &SessionCounters) -> Result<(), SessionEnd> {
-    let end = |reason| SessionEnd { who: EndedBy::Peer, phase: counters.phase(), reason };
-    match tokio::time::timeout(HANDSHAKE, Box::pin(downstream.grant())).await {
+    let end = |reason| SessionEnd { ended_by: EndedBy::Peer, phase: counters.phase(), reason };
+    match tokio::time::timeout(HANDSHAKE_TIMEOUT, Box::pin(downstream.grant())).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(end(format!("the link was lost before the answer: {error}"))),
         Err(_) => Err(end("the link takes no bytes".into())),
@@ -462,7 +462,7 @@ async fn grant_session(downstream: &mut Downstream, counters: &SessionCounters) 
 
 fn internal_end(counters: &SessionCounters, what: &str) -> SessionEnd {
     let reason = format!("{what}; this is a bug");
-    SessionEnd { who: EndedBy::Internal, phase: counters.phase(), reason }
+    SessionEnd { ended_by: EndedBy::Internal, phase: counters.phase(), reason }
 }
 
 pub(super) async fn refuse_session(
@@ -472,6 +472,6 @@ pub(super) async fn refuse_session(
 ) -> EndWithRefusal {
     let phase = counters.phase();
     Box::pin(downstream.refuse(failure.refusal)).await;
-    let ConnectFailure { who, refusal, at, reason } = failure;
-    (SessionEnd { who, phase, reason }, Some(SessionRefusal { refusal, at }))
+    let ConnectFailure { ended_by, refusal, at, reason } = failure;
+    (SessionEnd { ended_by, phase, reason }, Some(SessionRefusal { refusal, at }))
 }

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     profile::Profile,
     telemetry::{
-        audit::{ActorPlace, AuditActor, AuditFileInUse, AuditLog, AuditRecord, AuditTrail},
+        audit::{ActorOrigin, AuditActor, AuditFileInUse, AuditLog, AuditRecord, AuditTrail},
         log::LogEvent,
         notices::NoticeLog,
         snapshot::{NoticeLevel, ReloadCounts},
@@ -143,23 +143,23 @@ impl Engine {
         &self,
         new: Option<AuditLog>,
         profile: &Profile,
-        asker: Option<&CommandAudit>,
+        requester: Option<&CommandAudit>,
     ) {
         if new.is_some() || profile.audit.is_none() {
             let (actor, action) =
-                asker.map_or_else(|| (AuditActor::own(ActorPlace::Start), "start"), CommandAudit::actor);
+                requester.map_or_else(|| (AuditActor::own(ActorOrigin::Start), "start"), CommandAudit::actor);
             self.shared.audit.replace(new, actor, action);
         }
     }
 
     pub(super) fn audit_start(&self, profile: &str, result: &str) {
-        let actor = AuditActor::own(ActorPlace::Start);
+        let actor = AuditActor::own(ActorOrigin::Start);
         self.shared.audit.write(AuditRecord::new(actor, "start", profile, result));
     }
 
     /// Records something that the gateway does by itself.
     pub(super) fn audit_own(&self, action: &'static str, object: &str, result: &str) {
-        let actor = AuditActor::own(ActorPlace::Gateway);
+        let actor = AuditActor::own(ActorOrigin::Gateway);
         self.shared.audit.write(AuditRecord::new(actor, action, object, result));
     }
 }

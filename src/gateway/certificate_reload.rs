@@ -342,7 +342,7 @@ fn has_same_problems(one: &EdgeTls, other: &EdgeTls) -> bool {
 }
 
 fn file_fault_row(problem: &Problem) -> FileFaultRow {
-    FileFaultRow { object: problem.place.key.clone(), what: problem.to_string() }
+    FileFaultRow { object: problem.location.key.clone(), what: problem.to_string() }
 }
 
 #[cfg(test)]
@@ -356,8 +356,8 @@ mod tests {
     fn files_are_opened_when_they_stand_still_and_refused_once() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("www.pem");
-        let place = ProfileLocation { file: "p.yaml".into(), line: 1, column: 1, key: "tls".into() };
-        let material = PemSource::File { path: path.clone(), place };
+        let location = ProfileLocation { file: "p.yaml".into(), line: 1, column: 1, key: "tls".into() };
+        let material = PemSource::File { path: path.clone(), location };
         let stat_files = || CertificateFiles::stat([&material].into_iter());
         let write = |text: &str| fs::write(&path, text).expect("it is written");
         write("one");

@@ -18,39 +18,39 @@ use crate::{
 
 impl Engine {
     pub(super) fn handle_command(&mut self, requested: PendingCommand) {
-        let (command, asker) = CommandAudit::new(requested, &self.shared, self.reloads.clone());
+        let (command, requester) = CommandAudit::new(requested, &self.shared, self.reloads.clone());
         if matches!(command, Command::Reload | Command::Switch { .. })
             && let Some(why) = self.busy_reason()
         {
-            return asker.answer(CommandAnswer::Refused(why.into()));
+            return requester.answer(CommandAnswer::Refused(why.into()));
         }
         let answer = match command {
             Command::Status => CommandAnswer::Status(Arc::new(self.snapshot(SessionRows::Listed))),
-            Command::Drain { service } => self.drain(service.as_deref(), &asker.by),
+            Command::Drain { service } => self.drain(service.as_deref(), &requester.by),
             Command::Dismiss { peer } => self.dismiss(&peer),
             Command::Kill { session } => self.kill(&session),
             Command::KillAll(selection) => {
                 CommandAnswer::Killed(self.shared.sessions.registry.kill_all(&selection))
             }
-            Command::Lockdown(target) => return self.lock_down(target, asker),
-            Command::Unlock(target) => return self.unlock(target, asker),
-            Command::Metrics { format } => return self.publish_metrics(format, asker),
+            Command::Lockdown(target) => return self.lock_down(target, requester),
+            Command::Unlock(target) => return self.unlock(target, requester),
+            Command::Metrics { format } => return self.publish_metrics(format, requester),
             Command::History(requested) => CommandAnswer::History(Box::new(self.history_report(requested))),
-            Command::Profiles => return self.list_profiles(asker),
+            Command::Profiles => return self.list_profiles(requester),
             Command::LogLevel { level } => set_log_level(&level),
             Command::Resize { prepared } => self.resize(prepared),
-            Command::Plan { profile } => return self.answer_plan(profile, asker),
-            Command::Stop => return self.stop(Some(asker)),
-            Command::Verify { steps } => return self.verify(steps, asker),
+            Command::Plan { profile } => return self.answer_plan(profile, requester),
+            Command::Stop => return self.stop(Some(requester)),
+            Command::Verify { steps } => return self.verify(steps, requester),
             Command::Reload => {
                 let chosen = self.chosen.clone();
-                return self.load_and_switch(move |_| Ok(chosen), asker);
+                return self.load_and_switch(move |_| Ok(chosen), requester);
             }
             Command::Switch { profile } => {
-                return self.load_and_switch(move |source| source.choose(&profile), asker);
+                return self.load_and_switch(move |source| source.choose(&profile), requester);
             }
         };
-        asker.answer(answer);
+        requester.answer(answer);
     }
 
     fn kill(&self, session: &str) -> CommandAnswer {
@@ -65,11 +65,11 @@ impl Engine {
         }
     }
 
-    fn answer_plan(&self, profile: String, asker: CommandAudit) {
+    fn answer_plan(&self, profile: String, requester: CommandAudit) {
         let (source, name) = (self.source.clone(), profile.clone());
         let load = move || source.load_to_serve(&source.choose(&name)?, None);
         self.read_for_operator(load, move |engine, read| {
-            asker.answer(match read {
+            requester.answer(match read {
                 Ok(Ok(loaded)) => {
                     let plan = SwitchPlan { profile, ..engine.plan_switch(&loaded.profile) };
                     CommandAnswer::Planned(plan.into())

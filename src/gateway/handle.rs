@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::plan::SwitchPlan;
 use crate::telemetry::{
-    audit::{ActorPlace, AuditActor},
+    audit::{ActorOrigin, AuditActor},
     checklist::{CheckStep, VerifyReport},
     format,
     history::{HistoryReport, HistoryRequest},
@@ -212,7 +212,7 @@ pub fn channel(first: Arc<Snapshot>, by: &str) -> (GatewayHandle, HandleFeed) {
         watches: watches.clone(),
         commands: ask,
         by: by.into(),
-        actor: AuditActor::own(ActorPlace::Gateway),
+        actor: AuditActor::own(ActorOrigin::Gateway),
     };
     (handle, HandleFeed { snapshots: publish, watches, commands })
 }

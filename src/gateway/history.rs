@@ -56,7 +56,7 @@ impl SavedHistory {
 
 impl Engine {
     /// Continues the history of the previous process, and saves it from now on.
-    pub fn with_kept_history(mut self, kept: SavedHistory) -> Self {
+    pub fn with_saved_history(mut self, kept: SavedHistory) -> Self {
         if let Some(error) = kept.read_error {
             let line = format!("nothing is known of the hour before the start: {error}");
             self.shared.notices.warn(LogEvent::HistoryFile.line(line));

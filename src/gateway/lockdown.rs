@@ -35,7 +35,7 @@ pub struct SavedLockdown {
     file_error: Option<LockdownFileError>,
     file: Option<LockdownFile>,
     /// Whether this process keeps its locks; what `verify` starts does not.
-    is_kept: bool,
+    is_persisted: bool,
 }
 
 impl SavedLockdown {
@@ -47,7 +47,7 @@ impl SavedLockdown {
                 (vec![LockdownRow { peer: None, service: None, since: log::utc_now() }], Some(error))
             }
         };
-        Self { rows, file_error, file, is_kept: true }
+        Self { rows, file_error, file, is_persisted: true }
     }
 }
 
@@ -58,13 +58,13 @@ pub struct LockdownWriter {
     files: Arc<Mutex<Vec<LockdownFile>>>,
     /// Held for as long as a write takes, which may be long.
     turn: Arc<Mutex<()>>,
-    is_kept: bool,
+    is_persisted: bool,
 }
 
 impl LockdownWriter {
     /// What a profile that is not in force yet has locked; `None` if that is known already.
     pub fn read_new(&self, profile: &Profile) -> Option<SavedLockdown> {
-        let file = LockdownFile::of_profile(profile).filter(|_| self.is_kept)?;
+        let file = LockdownFile::of_profile(profile).filter(|_| self.is_persisted)?;
         let is_known = self.lock().iter().any(|known| known.state_file().path() == file.state_file().path());
         (!is_known).then(|| SavedLockdown::read(Some(file)))
     }
@@ -86,14 +86,14 @@ impl LockdownWriter {
 
 impl Engine {
     /// Reports what is locked at the start, and prepares to write later changes.
-    pub(super) fn take_kept_lockdown(&mut self, kept: SavedLockdown) {
-        self.lockdown_writer.is_kept = kept.is_kept;
-        self.report_kept_lockdown(&kept);
+    pub(super) fn take_saved_lockdown(&mut self, kept: SavedLockdown) {
+        self.lockdown_writer.is_persisted = kept.is_persisted;
+        self.report_saved_lockdown(&kept);
         self.lockdown_writer.lock().extend(kept.file);
     }
 
     /// Adds what the profile of a switch has locked. Locks that were in force go on, and are kept for it as well.
-    pub(super) fn add_kept_lockdown(&mut self, kept: SavedLockdown) {
+    pub(super) fn add_saved_lockdown(&mut self, kept: SavedLockdown) {
         let lockdown = self.shared.sessions.lockdown.clone();
         let mut rows = lockdown.rows();
         let added = kept.rows.iter().filter(|row| !rows.iter().any(|held| is_same(held, row)));
@@ -101,7 +101,7 @@ impl Engine {
         rows.extend(added);
         lockdown.set_rows(rows);
         self.cut_locked();
-        self.report_kept_lockdown(&kept);
+        self.report_saved_lockdown(&kept);
         self.lockdown_writer.lock().extend(kept.file);
         // A file that cannot be read stays as it is until `unlock`.
         if lockdown.rows().is_empty() || kept.file_error.is_some() {
@@ -122,7 +122,7 @@ impl Engine {
         );
     }
 
-    fn report_kept_lockdown(&self, kept: &SavedLockdown) {
+    fn report_saved_lockdown(&self, kept: &SavedLockdown) {
         let notices = &self.shared.notices;
         if let Some(error) = &kept.file_error {
             let line = format!("{error}; so everything is locked until `unlock`");
@@ -140,9 +140,9 @@ impl Engine {
         self.shared.sessions.registry.cut_inside(|peer, service| lockdown.locks_session(peer, service))
     }
 
-    pub(super) fn lock_down(&mut self, target: LockdownTarget, asker: CommandAudit) {
+    pub(super) fn lock_down(&mut self, target: LockdownTarget, requester: CommandAudit) {
         if let Some(why) = self.lockdown_refusal(&target) {
-            return asker.answer(CommandAnswer::Refused(why.to_string()));
+            return requester.answer(CommandAnswer::Refused(why.to_string()));
         }
         let lockdown = self.shared.sessions.lockdown.clone();
         let mut rows = lockdown.rows();
@@ -154,26 +154,26 @@ impl Engine {
         lockdown.set_rows(rows);
         let cut = format::count(self.cut_locked(), "session");
         self.follow_lockdown();
-        self.keep_lockdown(format!("{row} is locked, {cut} cut; `unlock` lifts it"), asker);
+        self.keep_lockdown(format!("{row} is locked, {cut} cut; `unlock` lifts it"), requester);
     }
 
-    pub(super) fn unlock(&mut self, target: LockdownTarget, asker: CommandAudit) {
+    pub(super) fn unlock(&mut self, target: LockdownTarget, requester: CommandAudit) {
         let lockdown = self.shared.sessions.lockdown.clone();
         let mut rows = lockdown.rows();
         let row = LockdownRow { peer: target.peer, service: target.service, since: String::new() };
         let is_all = row.peer.is_none() && row.service.is_none();
         if self.internal.is_none() && rows.is_empty() {
-            return asker.answer(CommandAnswer::Refused(LockdownRefusal::NoInternalHalf.to_string()));
+            return requester.answer(CommandAnswer::Refused(LockdownRefusal::NoInternalHalf.to_string()));
         }
         let before = rows.len();
         rows.retain(|held| !is_all && !is_same(held, &row));
         if rows.len() == before && !is_all {
             let why = LockdownRefusal::NotLocked(row.to_string());
-            return asker.answer(CommandAnswer::Refused(why.to_string()));
+            return requester.answer(CommandAnswer::Refused(why.to_string()));
         }
         lockdown.set_rows(rows);
         self.follow_lockdown();
-        self.keep_lockdown(format!("{row} is unlocked"), asker);
+        self.keep_lockdown(format!("{row} is unlocked"), requester);
     }
 
     fn lockdown_refusal(&self, target: &LockdownTarget) -> Option<LockdownRefusal> {
@@ -201,17 +201,17 @@ impl Engine {
     }
 
     /// Answers when the file is written. A lock that cannot be written still applies.
-    fn keep_lockdown(&self, done: String, asker: CommandAudit) {
+    fn keep_lockdown(&self, done: String, requester: CommandAudit) {
         let (writer, lockdown) = (self.lockdown_writer.clone(), self.shared.sessions.lockdown.clone());
         self.read_for_operator(
             move || writer.write(&lockdown),
             move |_, written| {
                 let why = match written {
-                    Ok(Ok(())) => return asker.answer(CommandAnswer::Done(done)),
+                    Ok(Ok(())) => return requester.answer(CommandAnswer::Done(done)),
                     Ok(Err(error)) => error.to_string(),
                     Err(error) => error.to_string(),
                 };
-                asker.answer(CommandAnswer::NotSaved(format!(
+                requester.answer(CommandAnswer::NotSaved(format!(
                     "{done}, but only until this process ends: the lockdown file cannot be written: {why}"
                 )));
             },

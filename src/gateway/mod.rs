@@ -94,7 +94,7 @@ use crate::{
     source::{ChosenProfile, LoadedProfile, ProfileSource},
     tasks::Tasks,
     telemetry::{
-        audit::{ActorPlace, AuditActor, AuditFileInUse, AuditRecord},
+        audit::{ActorOrigin, AuditActor, AuditFileInUse, AuditRecord},
         clock::{self, WallClock},
         health::alert_tracker::AlertTracker,
         log::LogEvent,
@@ -252,7 +252,7 @@ impl Engine {
             inherited: InheritedSockets::default(),
         };
         let audit = open_audit(&loaded.profile, None, &engine.shared.notices)?;
-        engine.take_kept_lockdown(kept);
+        engine.take_saved_lockdown(kept);
         let wanted = engine.addresses_to_bind(&loaded.profile);
         let found = ResolvedNames::look_up(NameResolver::system(), wanted, LOOKUP_TIMEOUT).await;
         let files = SwitchFiles { audit, lockdown: None };
@@ -398,11 +398,11 @@ impl Engine {
         let audit = self.shared.audit.clone();
         let requesters = self.into_stop_requesters();
         if requesters.is_empty() {
-            let actor = AuditActor::own(ActorPlace::Gateway);
+            let actor = AuditActor::own(ActorOrigin::Gateway);
             audit.write(AuditRecord::new(actor, "stop", "", &line));
         }
-        for asker in requesters {
-            asker.answer(match outcome {
+        for requester in requesters {
+            requester.answer(match outcome {
                 GatewayOutcome::Clean => CommandAnswer::Done(line.clone()),
                 GatewayOutcome::Cut(_) => CommandAnswer::Cut(line.clone()),
             });

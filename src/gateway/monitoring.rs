@@ -66,11 +66,11 @@ impl Engine {
     }
 
     /// Formatted beside the engine, so that it does not wait.
-    pub(super) fn publish_metrics(&self, format: MetricsFormat, asker: CommandAudit) {
+    pub(super) fn publish_metrics(&self, format: MetricsFormat, requester: CommandAudit) {
         let snapshot = Arc::new(self.snapshot(SessionRows::LeftOut));
         let write = move || metrics::render(snapshot, format);
         self.read_for_operator(write, move |_, written| {
-            asker.answer(match written {
+            requester.answer(match written {
                 Ok(text) => CommandAnswer::Metrics(text),
                 Err(error) => CommandAnswer::Refused(error.to_string()),
             });

@@ -27,8 +27,8 @@ use crate::{
     accept::SessionRequest,
     connect::{ConnectFailure, ConnectRequest, ConnectedUpstream, Connector, RefusedAt},
     link::{
-        HANDSHAKE,
-        peer_record::PEER_REST,
+        HANDSHAKE_TIMEOUT,
+        peer_record::PEER_COOLDOWN_PERIOD,
         session_side::{Downstream, Upstream},
     },
     profile::Half,
@@ -208,14 +208,14 @@ async fn close_idle_session(
         return false;
     }
     if *idle_closed == IDLE_CLOSES_MAX {
-        service.note_no_room(PEER_REST);
+        service.note_no_room(PEER_COOLDOWN_PERIOD);
         return false;
     }
     *idle_closed += 1;
     let Some(closed) = service.close_idle() else { return false };
     connect_request.refused_by.clear();
     // If it takes longer than that, the next attempt is refused in the same words.
-    let _ = timeout(HANDSHAKE, closed.until_ended()).await;
+    let _ = timeout(HANDSHAKE_TIMEOUT, closed.until_ended()).await;
     true
 }
 
@@ -242,7 +242,7 @@ async fn connect_while_client_waits(
             Ok(connected.map(Box::new))
         }
         () = wait_until_client_left(&mut downstream.side, counters) => {
-            Err(SessionEnd { who: EndedBy::Client, phase: counters.phase(), reason: CLIENT_LEFT.into() })
+            Err(SessionEnd { ended_by: EndedBy::Client, phase: counters.phase(), reason: CLIENT_LEFT.into() })
         }
     }
 }
@@ -266,7 +266,8 @@ async fn connect_upstream(
     loop {
         let connector = destination.connector();
         let result = connector.connect(connect_request).await;
-        let is_of_path = |failure: &ConnectFailure| matches!(failure.who, EndedBy::Peer | EndedBy::Operator);
+        let is_of_path =
+            |failure: &ConnectFailure| matches!(failure.ended_by, EndedBy::Peer | EndedBy::Operator);
         // Read first, because a switch replaces the connector before it ends.
         let is_switching = switching.load(Ordering::SeqCst);
         match result {
@@ -337,6 +338,6 @@ mod tests {
         let connected =
             happens_after(SWITCH_RETRY_MAX, connect_upstream(&destination, &mut connect_request, &switching))
                 .await;
-        assert_eq!(connected.expect_err("it is closed").who, EndedBy::Operator);
+        assert_eq!(connected.expect_err("it is closed").ended_by, EndedBy::Operator);
     }
 }

@@ -265,7 +265,7 @@ fn describe_dialling(half: &str, prepared: usize, at: &crate::profile::LinkAddre
 impl fmt::Display for SwitchPlan {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { from, to, .. } = self;
-        let (from_mode, to_mode) = (self.from_mode.word(), self.to_mode.word());
+        let (from_mode, to_mode) = (self.from_mode.label(), self.to_mode.label());
         writeln!(out, "from `{from}`, mode {from_mode}, to `{to}`, mode {to_mode}")?;
         let mut lines = |word: &str, lines: &[String]| {
             lines.iter().try_for_each(|line| writeln!(out, "  {word:<8} {line}"))

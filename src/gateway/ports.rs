@@ -104,9 +104,9 @@ fn key_of_links(half: Half, address: &LinkAddress) -> PortKey {
 fn wanted_ports(profile: &Profile) -> HashMap<PortKey, WantedPort<'_>> {
     let mut wanted = HashMap::<_, WantedPort<'_>>::new();
     for service in profile.dmz.iter().flat_map(|half| &half.services) {
-        for (place, accept) in service.accept.iter().enumerate() {
+        for (location, accept) in service.accept.iter().enumerate() {
             let at = accept.address.at.clone();
-            let own = at.takes_free_port().then(|| PortOwner::Accept(service.name.clone(), place));
+            let own = at.takes_free_port().then(|| PortOwner::Accept(service.name.clone(), location));
             wanted.entry((at, own)).or_default().accepts.push((service, accept));
         }
     }

@@ -12,12 +12,12 @@ use crate::{
 };
 
 impl Engine {
-    pub(super) fn list_profiles(&self, asker: CommandAudit) {
+    pub(super) fn list_profiles(&self, requester: CommandAudit) {
         let (source, current) = (self.source.clone(), self.chosen.clone());
         self.read_for_operator(
             move || profile_rows(&source, &current),
             move |engine, read| {
-                asker.answer(match read {
+                requester.answer(match read {
                     Ok(rows) => CommandAnswer::Profiles(
                         rows.into_iter().map(|(row, profile)| engine.judged(row, profile)).collect(),
                     ),
@@ -95,8 +95,8 @@ fn problem_row(problem: &Problem) -> ProblemRow {
 
 /// The line before, the line itself, and a mark under its column.
 fn excerpt(problem: &Problem) -> Option<Vec<String>> {
-    let (line, column) = (problem.place.line.checked_sub(1)?, problem.place.column.saturating_sub(1));
-    let read = disk::read(Path::new(&*problem.place.file), EXCERPT_BYTES_MAX, PipePolicy::Refused).ok()?;
+    let (line, column) = (problem.location.line.checked_sub(1)?, problem.location.column.saturating_sub(1));
+    let read = disk::read(Path::new(&*problem.location.file), EXCERPT_BYTES_MAX, PipePolicy::Refused).ok()?;
     let text = String::from_utf8(read.bytes).ok()?;
     let numbered = |at: usize| {
         let text: String = text.lines().nth(at)?.chars().take(LINE_CHARS_MAX).collect();
@@ -123,14 +123,14 @@ mod tests {
 
     #[test]
     fn the_profile_that_runs_is_listed_once_however_it_was_named() {
-        let place = tempfile::tempdir().unwrap();
-        let real = place.path().join("real");
+        let folder = tempfile::tempdir().unwrap();
+        let real = folder.path().join("real");
         std::fs::create_dir(&real).unwrap();
         let text = "mode: direct\ndmz: { services: { echo: { accept: ['tcp://127.0.0.1:0'], connect: 'echo://' } } }\n";
         for name in ["one.yaml", "two.yaml"] {
             std::fs::write(real.join(name), text).unwrap();
         }
-        let link = place.path().join("link");
+        let link = folder.path().join("link");
         std::os::unix::fs::symlink(&real, &link).unwrap();
         let source = ProfileSource { folders: vec![link], half: None, pipes: PipePolicy::Refused };
         let rows = profile_rows(&source, &ChosenProfile::File(real.join("one.yaml")));

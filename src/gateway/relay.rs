@@ -28,7 +28,7 @@ use super::{
 use crate::{
     net::{
         stream::NetStream,
-        tcp::{self, SocksLinkState, SocksLinkWatch, UNACKNOWLEDGED},
+        tcp::{self, ACK_TIMEOUT, SocksLinkState, SocksLinkWatch},
     },
     telemetry::{registry::SessionCounters, snapshot::SessionPhase},
 };
@@ -232,7 +232,7 @@ impl WhichSide {
 
 /// A SOCKS5 link whose peer has stopped acknowledging. It is a failure of the link, not a timeout of a session.
 #[derive(Debug, Error)]
-#[error("the peer acknowledged nothing for {}s", UNACKNOWLEDGED.as_secs())]
+#[error("the peer acknowledged nothing for {}s", ACK_TIMEOUT.as_secs())]
 struct SilentSocksLink;
 
 /// Checks what a side's socket knows that reading it would not show now: an error, while we wait to write to

@@ -70,8 +70,8 @@ struct ServiceFacts {
 impl ServiceFacts {
     fn describe(&self) -> Vec<String> {
         let is_place = |name: &str| matches!(name, "accept" | "backend");
-        let places = self.described.iter().filter(|(name, _)| is_place(name));
-        places.map(|(name, text)| format!("{name} {text}")).collect()
+        let locations = self.described.iter().filter(|(name, _)| is_place(name));
+        locations.map(|(name, text)| format!("{name} {text}")).collect()
     }
 
     fn differences_from(&self, before: &Self) -> Vec<String> {

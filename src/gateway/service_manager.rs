@@ -16,10 +16,10 @@ use crate::{
 };
 
 /// A status line is sent at most this often.
-const STATUS_EVERY: Duration = Duration::from_secs(1);
+const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 /// Until the gateway is ready, and while it drains, it asks for this much more time, this often.
-const EXTENDS_BY: Duration = Duration::from_secs(30);
-const EXTENDS_EVERY: Duration = Duration::from_secs(10);
+const STOP_EXTENSION_PERIOD: Duration = Duration::from_secs(30);
+const STOP_EXTENSION_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A service manager, and what was sent to it.
 #[derive(Debug)]
@@ -109,11 +109,11 @@ impl ServiceManager {
         // Otherwise the manager would end the start of a gateway whose other half is away, and cut the sessions
         // that a stop waits for.
         let takes_long = matches!(next, ReportedStatus::Nothing | ReportedStatus::Stopping);
-        if takes_long && is_due(self.extended_at, EXTENDS_EVERY) {
-            notifications.push(Notification::ExtendTimeout { by: EXTENDS_BY });
+        if takes_long && is_due(self.extended_at, STOP_EXTENSION_INTERVAL) {
+            notifications.push(Notification::ExtendTimeout { by: STOP_EXTENSION_PERIOD });
             self.extended_at = Some(now);
         }
-        let has_news = is_due(self.status_at, STATUS_EVERY) || !notifications.is_empty();
+        let has_news = is_due(self.status_at, STATUS_INTERVAL) || !notifications.is_empty();
         if has_news && status != self.status {
             notifications.push(Notification::Status(status.clone()));
             (self.status, self.status_at) = (status, Some(now));

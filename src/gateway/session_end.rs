@@ -5,7 +5,7 @@ use std::{io, time::Duration};
 
 use super::relay::{LinkSides, RelayOutcome, WhichSide};
 use crate::{
-    link::multiplex::{handle::SessionFate, timing::ANSWER},
+    link::multiplex::{handle::SessionFate, timing::OPEN_TIMEOUT},
     net::{
         exhausted::ExhaustedResource,
         pipe::{FailureOrigin, PipeFailure},
@@ -31,12 +31,12 @@ pub(super) fn report_end(
     phase: SessionPhase,
     idle: Option<Duration>,
 ) -> SessionEnd {
-    let (who, reason) = match relayed {
+    let (ended_by, reason) = match relayed {
         RelayOutcome::Clean => return SessionEnd::clean(),
         RelayOutcome::Idle => idle_end(idle),
         RelayOutcome::Failed(side, error) => stream_failure(side, links, &error),
     };
-    SessionEnd { who, phase, reason }
+    SessionEnd { ended_by, phase, reason }
 }
 
 /// The end of a session whose other side is on a link; `local` explains a failure of its own stream.
@@ -46,7 +46,7 @@ pub(super) fn report_fate(
     phase: SessionPhase,
     idle: Option<Duration>,
 ) -> SessionEnd {
-    let (who, reason) = match fate {
+    let (ended_by, reason) = match fate {
         SessionFate::Clean => return SessionEnd::clean(),
         SessionFate::StreamFailed(error) => {
             let no_link = LinkSides { downstream: false, upstream: false };
@@ -60,7 +60,7 @@ pub(super) fn report_fate(
         SessionFate::Refused(refusal) => (EndedBy::Peer, refusal.words().into()),
         SessionFate::Unsent => (EndedBy::Peer, "the link was lost before anything was sent".into()),
     };
-    SessionEnd { who, phase, reason }
+    SessionEnd { ended_by, phase, reason }
 }
 
 /// Reports a session that ended on its link before its own stream was attached there.
@@ -70,7 +70,7 @@ pub(super) fn report_unattached(
     phase: SessionPhase,
     idle: Option<Duration>,
 ) -> SessionEnd {
-    let (who, reason) = match fate {
+    let (ended_by, reason) = match fate {
         SessionFate::Reset(CutCause::Client) => (EndedBy::Client, CLIENT_LEFT),
         fate @ SessionFate::Reset(_) => return report_fate(fate, local, phase, idle),
         SessionFate::Clean
@@ -81,7 +81,7 @@ pub(super) fn report_unattached(
         | SessionFate::Idle
         | SessionFate::Unanswered => (EndedBy::Peer, "the link was lost"),
     };
-    SessionEnd { who, phase, reason: reason.into() }
+    SessionEnd { ended_by, phase, reason: reason.into() }
 }
 
 fn idle_end(idle: Option<Duration>) -> (EndedBy, String) {
@@ -114,7 +114,7 @@ fn stream_failure(side: WhichSide, links: LinkSides, error: &io::Error) -> (Ende
 }
 
 pub(super) fn unanswered_reason() -> String {
-    format!("the other gateway did not answer within {}s", ANSWER.as_secs())
+    format!("the other gateway did not answer within {}s", OPEN_TIMEOUT.as_secs())
 }
 
 fn describe_cause(cause: CutCause) -> &'static str {
@@ -146,8 +146,8 @@ fn is_cut(error: &io::Error) -> bool {
 }
 
 /// The cause that is sent to the other gateway for such an end.
-pub(super) fn cut_cause(who: EndedBy) -> CutCause {
-    match who {
+pub(super) fn cut_cause(ended_by: EndedBy) -> CutCause {
+    match ended_by {
         EndedBy::Client => CutCause::Client,
         EndedBy::Backend => CutCause::Backend,
         EndedBy::Time => CutCause::Time,
@@ -162,11 +162,11 @@ pub(super) fn cut_cause(who: EndedBy) -> CutCause {
 /// The failure of the protocol at the other end of a pipe; its bytes may have ended well.
 pub(super) fn pipe_failure(stream: &NetStream) -> Option<SessionEnd> {
     let PipeFailure { party, reason } = stream.pipe()?.failure()?;
-    let who = match party {
+    let ended_by = match party {
         FailureOrigin::Backend => EndedBy::Backend,
         FailureOrigin::Timeout => EndedBy::Time,
     };
-    Some(SessionEnd { who, phase: SessionPhase::Relaying, reason })
+    Some(SessionEnd { ended_by, phase: SessionPhase::Relaying, reason })
 }
 
 #[cfg(test)]

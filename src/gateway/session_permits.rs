@@ -20,7 +20,7 @@ use crate::{
     accept::{SessionRequest, idle_permit::IdleState},
     admission::{
         clients::{ClientAdmission, ClientPermit, ClientRefusal, LoginRefusal},
-        usage_table::{LimitReached, UsagePlace},
+        usage_table::{LimitReached, UsagePermit},
     },
     connect::ConnectFailure,
     link::{
@@ -79,7 +79,7 @@ use crate::{
 #[derive(Debug)]
 pub struct SessionPermits {
     _client: ClientPermit,
-    _peer: Option<Box<UsagePlace<Arc<str>>>>,
+    _peer: Option<Box<UsagePermit<Arc<str>>>>,
     _service: SessionPermit,
     _backend: Option<Box<SharePermit>>,
 }
@@ -148,7 +148,7 @@ fn check_client(
 }
 
 fn client_failure(refused: ClientRefusal) -> ConnectFailure {
-    let (who, refusal) = match refused {
+    let (ended_by, refusal) = match refused {
         ClientRefusal::Filter(_)
         | ClientRefusal::Login(
             LoginRefusal::NoCredential
@@ -166,7 +166,7 @@ fn client_failure(refused: ClientRefusal) -> ConnectFailure {
         ClientRefusal::Login(LoginRefusal::Busy) => (EndedBy::Limit, Refusal::Full),
         ClientRefusal::Login(LoginRefusal::Unavailable) => (EndedBy::Policy, Refusal::Unavailable),
     };
-    ConnectFailure::here(who, refusal, refused.to_string())
+    ConnectFailure::here(ended_by, refusal, refused.to_string())
 }
 
 /// Decides whether a session may be served, and takes a permit of the service's limit.
@@ -198,10 +198,10 @@ fn admit_peer(
     service: &Service,
     peer: Option<&Peer>,
     limits: Option<&SessionLimits>,
-) -> Result<Option<Box<UsagePlace<Arc<str>>>>, ConnectFailure> {
+) -> Result<Option<Box<UsagePermit<Arc<str>>>>, ConnectFailure> {
     let Some((peer, limits)) = peer.zip(limits) else { return Ok(None) };
     let taken = service.peer_usage.take(peer.label(), limits, std::time::Instant::now());
-    taken.map(|place| Some(Box::new(place))).map_err(|reached| {
+    taken.map(|permit| Some(Box::new(permit))).map_err(|reached| {
         let most = match reached {
             LimitReached::Sessions(most) => format!("{most} sessions at once"),
             LimitReached::Rate { rate, .. } => format!("{rate} new sessions"),

@@ -303,7 +303,7 @@ impl Engine {
             let ends = UNIX_EPOCH + Duration::from_secs(u64::try_from(expiry.ends).unwrap_or(0));
             CertificateRow {
                 half: expiry.half,
-                used: expiry.used.word().into(),
+                used: expiry.used.label().into(),
                 object: expiry.object.clone(),
                 ends: log::format_utc(ends),
                 days: (expiry.ends - now).div_euclid(DAY_SECONDS),

@@ -37,10 +37,10 @@ enum StopStage {
 
 impl Engine {
     /// The first stop drains, the second cuts.
-    pub(super) fn stop(&mut self, asker: Option<CommandAudit>) {
+    pub(super) fn stop(&mut self, requester: Option<CommandAudit>) {
         if let EngineState::Stopping(stopping) = &mut self.state {
             stopping.deadline = Instant::now();
-            stopping.requesters.extend(asker);
+            stopping.requesters.extend(requester);
             self.close_when_due();
             return;
         }
@@ -49,10 +49,10 @@ impl Engine {
         }
         // Clients that keep sending requests are sent elsewhere.
         self.shared.leaving.store(true, Ordering::Relaxed);
-        let by = asker.as_ref().map_or("this process", |asker| asker.by.as_str()).to_owned();
+        let by = requester.as_ref().map_or("this process", |requester| requester.by.as_str()).to_owned();
         let (delay, now) = (self.profile.drain_delay, Instant::now());
         let deadline = now + delay + self.profile.drain;
-        let requesters = asker.into_iter().collect();
+        let requesters = requester.into_iter().collect();
         let stage = StopStage::Open { until: now + delay };
         self.state = EngineState::Stopping(PendingStop { stage, deadline, cut: None, by, requesters });
         if !delay.is_zero() {

@@ -59,7 +59,7 @@ pub struct PendingSwitch {
     health: Option<MonitorPort>,
     files: SwitchFiles,
     deadline: Instant,
-    asker: Option<CommandAudit>,
+    requester: Option<CommandAudit>,
 }
 
 /// The files that a switch has opened and read beside the profile.
@@ -106,14 +106,25 @@ impl Engine {
         let sides = (dmz.as_ref(), internal.as_ref());
         ports::open_endpoints(sides, (&self.ports, &mut ports), (&loaded.profile, edges), common);
         let deadline = Instant::now() + READY_TIMEOUT;
-        Ok(PendingSwitch { chosen, loaded, ports, dmz, internal, health, files, deadline, asker: None, plan })
+        Ok(PendingSwitch {
+            chosen,
+            loaded,
+            ports,
+            dmz,
+            internal,
+            health,
+            files,
+            deadline,
+            requester: None,
+            plan,
+        })
     }
 
     /// Reads a profile, and begins a switch to it that an operator requested.
     pub(super) fn load_and_switch(
         &mut self,
         choose: impl FnOnce(&ProfileSource) -> Result<ChosenProfile, Vec<Problem>> + Send + 'static,
-        asker: CommandAudit,
+        requester: CommandAudit,
     ) {
         self.state = EngineState::Loading;
         let source = self.source.clone();
@@ -130,13 +141,13 @@ impl Engine {
         self.read_for_operator(load, move |engine, read| {
             let why = match read {
                 Ok(Ok((loaded, chosen, files))) => {
-                    return engine.look_up_and_switch(chosen, loaded, files, asker);
+                    return engine.look_up_and_switch(chosen, loaded, files, requester);
                 }
                 Ok(Err(refusal)) => refusal.to_string(),
                 Err(error) => error.to_string(),
             };
             engine.end_loading();
-            asker.answer(CommandAnswer::Refused(format!("{why}; nothing was changed")));
+            requester.answer(CommandAnswer::Refused(format!("{why}; nothing was changed")));
         });
     }
 
@@ -145,16 +156,16 @@ impl Engine {
         chosen: ChosenProfile,
         loaded: LoadedProfile,
         files: SwitchFiles,
-        asker: CommandAudit,
+        requester: CommandAudit,
     ) {
         let wanted = self.addresses_to_bind(&loaded.profile);
         self.look_up(wanted, move |engine, found| {
             engine.end_loading();
             match engine.is_stopping() {
-                false => engine.switch(chosen, loaded, files, &found, asker),
+                false => engine.switch(chosen, loaded, files, &found, requester),
                 true => {
                     let why = "the gateway is stopping; nothing was changed";
-                    asker.answer(CommandAnswer::Refused(why.into()));
+                    requester.answer(CommandAnswer::Refused(why.into()));
                 }
             }
         });
@@ -173,10 +184,10 @@ impl Engine {
         loaded: LoadedProfile,
         files: SwitchFiles,
         found: &ResolvedNames,
-        asker: CommandAudit,
+        requester: CommandAudit,
     ) {
         if let Some(why) = self.process_refusal(&loaded.profile) {
-            return asker.answer(CommandAnswer::Refused(format!("{why}; nothing was changed")));
+            return requester.answer(CommandAnswer::Refused(format!("{why}; nothing was changed")));
         }
         match self.begin_switch(chosen, loaded, files, found) {
             Ok(switching) => {
@@ -185,15 +196,17 @@ impl Engine {
                     plan.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
                 self.shared.notices.info(LogEvent::SwitchBegun.line(format!(
                     "switch begun, asked by {}: {}",
-                    asker.by,
+                    requester.by,
                     plan.join("; ")
                 )));
-                self.state =
-                    EngineState::Switching(Box::new(PendingSwitch { asker: Some(asker), ..switching }));
+                self.state = EngineState::Switching(Box::new(PendingSwitch {
+                    requester: Some(requester),
+                    ..switching
+                }));
                 self.shared.sessions.switching.store(true, Ordering::SeqCst);
                 self.advance_switch();
             }
-            Err(error) => asker.answer(CommandAnswer::Refused(format!("{error}; nothing was changed"))),
+            Err(error) => requester.answer(CommandAnswer::Refused(format!("{error}; nothing was changed"))),
         }
     }
 
@@ -222,8 +235,10 @@ impl Engine {
         self.shared.shares.store(Arc::new(self.budget.divide(&self.profile, self.one_session_links)));
         self.shared.dns.use_servers(self.profile.resolver.as_slice().into());
         let line = format!("switch to `{}` rolled back: {why}", switching.loaded.profile.name);
-        match switching.asker {
-            Some(asker) => asker.answer(CommandAnswer::Refused(format!("{line}; nothing was changed"))),
+        match switching.requester {
+            Some(requester) => {
+                requester.answer(CommandAnswer::Refused(format!("{line}; nothing was changed")))
+            }
             None => self.shared.notices.warn(LogEvent::SwitchRefused.line(line)),
         }
     }
@@ -238,7 +253,7 @@ impl Engine {
             internal,
             health,
             files: opened,
-            asker,
+            requester,
             ..
         } = switching;
         let LoadedProfile {
@@ -255,7 +270,7 @@ impl Engine {
         self.share_descriptors(&profile);
         self.certificates = certificates;
         // Before anything can use what is locked.
-        opened.lockdown.into_iter().for_each(|kept| self.add_kept_lockdown(kept));
+        opened.lockdown.into_iter().for_each(|kept| self.add_saved_lockdown(kept));
         self.install_dmz(dmz, &profile, dmz_identity);
         self.install_internal(internal, &profile, internal_identity);
         let edges = edges.falling_back_to(&self.edge_tls);
@@ -268,14 +283,14 @@ impl Engine {
         ports::replace_ports(&mut self.ports, new_ports, &profile, &edges, &self.shared);
         self.install_health(health, &profile);
         self.install_logs(&profile);
-        self.install_audit(opened.audit, &profile, asker.as_ref());
+        self.install_audit(opened.audit, &profile, requester.as_ref());
         let reported = self.take_over_faults(ServiceFaults::find(&profile, &edges, &auth));
         self.send_offers();
         (self.edge_tls, self.auth_files) = (edges, auth);
         self.enforce_revocations();
         self.state = EngineState::Serving;
         self.shared.leaving.store(false, Ordering::Relaxed);
-        let line = format!("profile `{}` is in force, mode {}", profile.name, profile.mode.word());
+        let line = format!("profile `{}` is in force, mode {}", profile.name, profile.mode.label());
         let line = [line].into_iter().chain(self.lost_grants(&profile)).chain(reported);
         let line = line.chain(self.lock.enter_reporting(&profile));
         let warning = self.inherited.warning(&profile);
@@ -291,8 +306,8 @@ impl Engine {
                 format!("; it lasts until this process ends: a restart begins with {}", self.first.describe())
             }
         };
-        match asker {
-            Some(asker) => asker.answer(CommandAnswer::Done(line + &duration)),
+        match requester {
+            Some(requester) => requester.answer(CommandAnswer::Done(line + &duration)),
             None => {
                 self.audit_start(&self.profile.name, &line);
                 self.shared.notices.info(LogEvent::ProfileInForce.line(line));

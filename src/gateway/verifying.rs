@@ -20,7 +20,7 @@ use crate::{
 
 impl Engine {
     /// Runs the checklist, after the files it needs have been read.
-    pub(super) fn verify(&mut self, steps: Vec<CheckStep>, asker: CommandAudit) {
+    pub(super) fn verify(&mut self, steps: Vec<CheckStep>, requester: CommandAudit) {
         let refused = match self.state() {
             EngineState::Starting | EngineState::Serving => None,
             EngineState::Loading | EngineState::Switching(_) => Some("a switch is under way"),
@@ -28,25 +28,26 @@ impl Engine {
             EngineState::Stopping(_) | EngineState::Stopped(_) => Some("the gateway is stopping"),
         };
         if let Some(why) = refused {
-            return asker.answer(CommandAnswer::Refused(format!("{why}; verify again when that has ended")));
+            return requester
+                .answer(CommandAnswer::Refused(format!("{why}; verify again when that has ended")));
         }
         self.verify_progress.begin(&self.profile.name);
         self.state = EngineState::Verifying;
-        let Some(mode) = self.trial_mode(&steps) else { return self.start_verify(steps, None, asker) };
+        let Some(mode) = self.trial_mode(&steps) else { return self.start_verify(steps, None, requester) };
         let (source, chosen) = (self.source.clone(), self.chosen.clone());
         self.read_for_operator(
             move || source.load_to_serve(&chosen, Some(mode)),
             move |engine, read| match read {
-                Ok(Ok(loaded)) => engine.verify_with(loaded, steps, asker),
+                Ok(Ok(loaded)) => engine.verify_with(loaded, steps, requester),
                 // A profile that cannot be read in the other mode cannot run in it.
-                Ok(Err(_)) => engine.start_verify(steps, None, asker),
-                Err(error) => engine.start_verify(steps, Some(Err(TrialError::Files(error))), asker),
+                Ok(Err(_)) => engine.start_verify(steps, None, requester),
+                Err(error) => engine.start_verify(steps, Some(Err(TrialError::Files(error))), requester),
             },
         );
     }
 
     /// Opens the parts of the other mode for the run.
-    fn verify_with(&mut self, loaded: LoadedProfile, steps: Vec<CheckStep>, asker: CommandAudit) {
+    fn verify_with(&mut self, loaded: LoadedProfile, steps: Vec<CheckStep>, requester: CommandAudit) {
         let wanted = self.addresses_to_bind(&loaded.profile);
         self.look_up(wanted, move |engine, found| {
             // Parts opened now would never be retired.
@@ -57,7 +58,7 @@ impl Engine {
                     .map_err(TrialError::Bind),
                 true => Err(TrialError::Stopping),
             };
-            engine.start_verify(steps, Some(trial), asker);
+            engine.start_verify(steps, Some(trial), requester);
         });
     }
 
@@ -66,11 +67,11 @@ impl Engine {
         &self,
         steps: Vec<CheckStep>,
         trial: Option<Result<Box<dyn TrialParts>, TrialError>>,
-        asker: CommandAudit,
+        requester: CommandAudit,
     ) {
         if self.is_stopping() {
             self.verify_progress.end();
-            return asker.answer(CommandAnswer::Refused("the gateway is stopping".into()));
+            return requester.answer(CommandAnswer::Refused("the gateway is stopping".into()));
         }
         let run = VerifyRun {
             snapshots: self.feed.snapshots.subscribe(),
@@ -89,7 +90,7 @@ impl Engine {
         };
         self.shared.tasks.spawn("verify", async move {
             let report = run.run(&steps).await;
-            asker.answer(CommandAnswer::Verified(report));
+            requester.answer(CommandAnswer::Verified(report));
         });
     }
 

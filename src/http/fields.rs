@@ -50,8 +50,8 @@ pub fn wants_close(headers: &HeaderMap) -> bool {
 
 /// Whether this is a token, as in names of methods, fields and protocols (RFC 9110, section 5.6.2).
 pub fn is_token(member: &[u8]) -> bool {
-    let is_sign = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
-    !member.is_empty() && member.iter().all(is_sign)
+    let is_allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+    !member.is_empty() && member.iter().all(is_allowed)
 }
 
 /// The protocols that an answer names in `Upgrade`. The field is hop-by-hop (RFC 9110, section 7.8). The client

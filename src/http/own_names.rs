@@ -26,11 +26,11 @@ impl OwnNames {
 
     /// Whether an authority is the backend's, whatever user it names.
     pub fn contains_authority(&self, authority: &[u8]) -> bool {
-        let place = authority.rsplit(|byte| *byte == b'@').next().unwrap_or(authority);
-        let Ok(place) = std::str::from_utf8(place) else { return false };
-        let (host, port) = match place.rsplit_once(':') {
+        let host_port = authority.rsplit(|byte| *byte == b'@').next().unwrap_or(authority);
+        let Ok(host_port) = std::str::from_utf8(host_port) else { return false };
+        let (host, port) = match host_port.rsplit_once(':') {
             Some((host, port)) if !port.contains(']') => (host, port),
-            _ => (place, ""),
+            _ => (host_port, ""),
         };
         let host = host_name(host);
         let is_port = matches!(port, "" | "*") || port.parse() == Ok(self.port);

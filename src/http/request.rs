@@ -145,8 +145,9 @@ struct RequestHost {
 impl RequestHost {
     /// `None` if it is not a host, or could be read in two ways.
     fn read(text: &[u8]) -> Option<Self> {
-        let is_sign = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~:[]!$&'()*+;=%".contains(byte);
-        let text = std::str::from_utf8(text).ok().filter(|text| text.bytes().all(|byte| is_sign(&byte)))?;
+        let is_allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~:[]!$&'()*+;=%".contains(byte);
+        let text =
+            std::str::from_utf8(text).ok().filter(|text| text.bytes().all(|byte| is_allowed(&byte)))?;
         let is_digits = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
         let (name, port) = match text.rsplit_once(':') {
             Some((name, "")) => (name, None),
@@ -193,8 +194,8 @@ fn leaves_folder(path: &str) -> bool {
         return false;
     }
     let mut plain = path.to_ascii_lowercase();
-    for (encoded, sign) in [("%2e", "."), ("%2f", "/"), ("%5c", "\\"), ("%3b", ";")] {
-        plain = plain.replace(encoded, sign);
+    for (encoded, ch) in [("%2e", "."), ("%2f", "/"), ("%5c", "\\"), ("%3b", ";")] {
+        plain = plain.replace(encoded, ch);
     }
     let folder = |segment: &str| segment.split(';').next() == Some("..");
     plain.split(['/', '\\']).any(folder)

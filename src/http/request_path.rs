@@ -17,9 +17,9 @@ struct PathSign {
 /// The part of a path below a folder, as it is written there; `None` if the path is not in the folder.
 pub fn rest_below<'a>(path: &'a str, folder: &str) -> Option<&'a str> {
     let (mut rest, mut wanted) = (path, folder.strip_suffix('/').unwrap_or(folder));
-    while let Some((sign, after)) = next_sign(wanted.as_bytes()) {
+    while let Some((ch, after)) = next_sign(wanted.as_bytes()) {
         let (found, length) = next_sign(rest.as_bytes())?;
-        if found != sign {
+        if found != ch {
             return None;
         }
         (rest, wanted) = (rest.get(length..)?, wanted.get(after..)?);
@@ -33,8 +33,8 @@ pub struct LenientPath(Vec<u8>);
 impl LenientPath {
     pub fn of(path: &str) -> Self {
         let (mut plain, mut left) = (Vec::with_capacity(path.len()), path.as_bytes());
-        while let Some((sign, length)) = next_sign(left) {
-            plain.push(sign.byte);
+        while let Some((ch, length)) = next_sign(left) {
+            plain.push(ch.byte);
             left = &left[length..];
         }
         Self(plain)
@@ -72,7 +72,7 @@ fn next_sign(text: &[u8]) -> Option<(PathSign, usize)> {
 /// The byte that these bytes begin with, if they begin with an encoded one.
 fn decoded(text: &[u8]) -> Option<u8> {
     let (b"%", [high, low, ..]) = text.split_at_checked(1)? else { return None };
-    let digit = |sign: u8| (sign as char).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let digit = |ch: u8| (ch as char).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
     Some(digit(*high)? << 4 | digit(*low)?)
 }
 

@@ -61,8 +61,8 @@ pub fn grant_upgrade(
 
 /// Whether it is 16 bytes in base64 (RFC 6455, section 4.1).
 fn is_key(key: &[u8]) -> bool {
-    let is_sign = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/".contains(byte);
-    key.len() == 24 && key.strip_suffix(b"==").is_some_and(|digits| digits.iter().all(is_sign))
+    let is_allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/".contains(byte);
+    key.len() == 24 && key.strip_suffix(b"==").is_some_and(|digits| digits.iter().all(is_allowed))
 }
 
 /// Chooses the subprotocol: the first that the client offers and the backend speaks, in the client's bytes.

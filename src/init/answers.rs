@@ -34,7 +34,7 @@ pub enum InitAnswersError {
 }
 
 fn problems(problems: &[Problem]) -> String {
-    let line = |problem: &Problem| format!("{}: {}; {}", problem.place.key, problem.what, problem.advice);
+    let line = |problem: &Problem| format!("{}: {}; {}", problem.location.key, problem.what, problem.advice);
     problems.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
@@ -188,11 +188,11 @@ impl InitAnswers {
             address.split("://").next().is_some_and(|it| matches!(it, "tcp" | "tls" | "ssl" | "echo"))
         };
         let (outside, inside) = (is_bytes(&accept), is_bytes(&connect));
-        let place =
+        let location =
             profile::ProfileLocation { file: "init.yaml".into(), line: 0, column: 0, key: "connect".into() };
         let what = format!("`{accept}` and `{connect}` do not go together");
         let advice = "take tcp for both, or http for both".to_owned();
-        (outside != inside).then_some(Problem { place, what, advice })
+        (outside != inside).then_some(Problem { location, what, advice })
     }
 
     /// Asks each question until its answer is valid; an empty line takes the default.
@@ -261,10 +261,10 @@ fn host_name(answer: &str) -> String {
 fn more_than_a_host(host: &str) -> Option<Problem> {
     let has_more = host.contains('/') || !host.starts_with('[') && host.contains(':');
     let key = "the other gateway's host".into();
-    let place = profile::ProfileLocation { file: "init.yaml".into(), line: 0, column: 0, key };
+    let location = profile::ProfileLocation { file: "init.yaml".into(), line: 0, column: 0, key };
     let what = format!("`{host}` is more than a name or an IP address");
     let advice = "give it alone; the link's port is asked next, or given as `--link-port`".to_owned();
-    has_more.then_some(Problem { place, what, advice })
+    has_more.then_some(Problem { location, what, advice })
 }
 
 /// `8000` and `host:8000` are accepted as addresses too.

@@ -14,14 +14,14 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    GOODBYE, LINGERING_CLOSE, Peer,
+    DRAIN_TIMEOUT, LINGERING_CLOSE_TIMEOUT, Peer,
     error::IdleLinkError,
     grants::CarriesMismatch,
     keeper::STABLE_PERIOD,
     link_guard::LinkGuard,
     link_services::LinkServices,
     link_table::next_link_id,
-    liveness::HEARTBEAT,
+    liveness::PING_INTERVAL,
     load::LinkLoad,
     lockdown::Lockdown,
     multiplex::{
@@ -156,7 +156,7 @@ impl AgreedLink {
             guard: None,
             record: None,
             expires_at: now + retire.mul_f64(0.9 + 0.2 * fastrand::f64()),
-            check_at: now + HEARTBEAT,
+            check_at: now + PING_INTERVAL,
             since: now,
             asked_at: None,
             leaves_since: None,
@@ -259,7 +259,7 @@ impl AgreedLink {
                 }
                 () = self.lockdown.locked(&self.peer), if self.dropped.is_none() => {
                     self.leave(FrameType::Drain);
-                    self.dropped = Some((DropCause::Locked, Instant::now() + LINGERING_CLOSE));
+                    self.dropped = Some((DropCause::Locked, Instant::now() + LINGERING_CLOSE_TIMEOUT));
                     return AgreedLinkEvent::Leaves(FrameType::Drain);
                 }
                 event = self.link.next_event() => match self.note(event) {
@@ -276,7 +276,7 @@ impl AgreedLink {
                 kind = &mut requested, if self.asked_at.is_none() => kind,
                 () = self.retired.cancelled(), if self.asked_at.is_none() => FrameType::Retire,
                 () = sleep_until(self.check_at.min(self.expires_at)), if self.asked_at.is_none() => {
-                    self.check_at = Instant::now() + HEARTBEAT;
+                    self.check_at = Instant::now() + PING_INTERVAL;
                     let is_surplus =
                         || self.guard.as_ref().is_some_and(|guard| guard.counts().take_surplus());
                     let is_idle = self.load.sessions() == 0 && self.link.is_idle();
@@ -294,7 +294,7 @@ impl AgreedLink {
     /// Handles a revoked certificate of the other end: nothing is carried for it any more.
     fn revoke(&mut self) {
         let now = Instant::now();
-        self.dropped = Some((DropCause::Revoked, now + LINGERING_CLOSE));
+        self.dropped = Some((DropCause::Revoked, now + LINGERING_CLOSE_TIMEOUT));
         self.asked_at.get_or_insert(now);
         self.leaves_since.get_or_insert(now);
         self.guard.iter_mut().for_each(LinkGuard::mark_leaving);
@@ -308,8 +308,12 @@ impl AgreedLink {
     /// When a link that is leaving has to be closed, as far as is known now.
     fn expired_at(&self) -> Option<Instant> {
         let leaves_since = self.leaves_since?;
-        let still_carries = || Instant::now() + GOODBYE;
-        Some(self.link.quiet_since().map_or_else(still_carries, |quiet| quiet.max(leaves_since) + GOODBYE))
+        let still_carries = || Instant::now() + DRAIN_TIMEOUT;
+        Some(
+            self.link
+                .quiet_since()
+                .map_or_else(still_carries, |quiet| quiet.max(leaves_since) + DRAIN_TIMEOUT),
+        )
     }
 
     /// The reason, if the other end is alive but does not close a link that carries nothing.
@@ -435,7 +439,7 @@ impl AgreedLink {
             }
         };
         // If that takes too long, it is still dropped.
-        let _ = tokio::time::timeout(GOODBYE, ends).await;
+        let _ = tokio::time::timeout(DRAIN_TIMEOUT, ends).await;
     }
 }
 

@@ -146,11 +146,11 @@ impl DialState {
         match (self.backoff.failures(), reuse) {
             (0, LinkReuse::OneSession) => return true,
             (0, LinkReuse::Long) => {
-                self.dials.earn(now, OWN_A_SECOND, OWN_AT_ONCE + 2.0 * wanted.prepared as f64)
+                self.dials.refill(now, OWN_A_SECOND, OWN_AT_ONCE + 2.0 * wanted.prepared as f64)
             }
             (_, LinkReuse::OneSession | LinkReuse::Long) => {
                 let pause = wanted.retry.maximum.as_secs_f64().max(0.001);
-                self.dials.earn(now, UNPROVEN_A_PAUSE / pause, UNPROVEN_AT_ONCE);
+                self.dials.refill(now, UNPROVEN_A_PAUSE / pause, UNPROVEN_AT_ONCE);
             }
         }
         self.dials.take()

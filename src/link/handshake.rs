@@ -19,7 +19,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    DIAL, HANDSHAKE, LINGERING_CLOSE, Peer,
+    DIAL_TIMEOUT, HANDSHAKE_TIMEOUT, LINGERING_CLOSE_TIMEOUT, Peer,
     agreement::{self, AgreedLink, Agreement},
     carrier::{CarrierError, dial_carrier},
     generation::TermsGeneration,
@@ -69,7 +69,7 @@ pub enum HandshakeError {
     Tls(TlsError),
     #[error(transparent)]
     Socks(SocksError),
-    #[error("its handshake was not complete within {}s", HANDSHAKE.as_secs())]
+    #[error("its handshake was not complete within {}s", HANDSHAKE_TIMEOUT.as_secs())]
     Late,
     #[error("socket: {0}")]
     Socket(io::Error),
@@ -211,7 +211,7 @@ pub async fn accept(
 ) -> Result<AcceptedLink, HandshakeError> {
     let terms_token = terms.generation.token();
     let identity = identity.load_full();
-    let by = Instant::now() + HANDSHAKE;
+    let by = Instant::now() + HANDSHAKE_TIMEOUT;
     let handshake = async {
         below.tcp().map_or(Ok(()), tcp::prepare_link).map_err(HandshakeError::Socket)?;
         let address: Arc<str> = from.ip().to_canonical().to_string().into();
@@ -387,7 +387,7 @@ pub async fn why_unanswered_at(
     target: (&HostPort, &[IpAddr]),
     outer: &EdgeTls,
 ) -> Option<HandshakeError> {
-    match target_addresses::connect_known(address, target, DIAL).await {
+    match target_addresses::connect_known(address, target, DIAL_TIMEOUT).await {
         Ok(stream) => find_balancer_refusal(stream, address, outer).await,
         Err(error) => Some(error),
     }
@@ -400,7 +400,7 @@ async fn find_balancer_refusal(
     address: &LinkAddress,
     outer: &EdgeTls,
 ) -> Option<HandshakeError> {
-    match timeout(HANDSHAKE, dial_carrier(stream, address, outer)).await {
+    match timeout(HANDSHAKE_TIMEOUT, dial_carrier(stream, address, outer)).await {
         Ok(Err(error)) if error.has_no_gateway_behind() => Some(HandshakeError::Carrier(error)),
         Ok(_) | Err(_) => None,
     }
@@ -415,7 +415,7 @@ pub async fn dial(
     outer: &EdgeTls,
 ) -> Result<DialledStream, HandshakeError> {
     let stream = target_addresses::connect(address, target).await?;
-    let by = Instant::now() + HANDSHAKE;
+    let by = Instant::now() + HANDSHAKE_TIMEOUT;
     let handshake = async {
         tcp::prepare_link(&stream).map_err(HandshakeError::Socket)?;
         let below = dial_carrier(stream, address, outer).await.map_err(HandshakeError::Carrier)?;
@@ -450,7 +450,7 @@ pub async fn offer_method(reached: &mut DialledStream) -> Result<(), HandshakeEr
 /// Waits for the second reply to BIND, which names the client that has come, as the other gateway knows it.
 pub async fn read_announcement(stream: &mut NetStream) -> Result<Address, HandshakeError> {
     let first = socks5::await_announcement(stream).await?;
-    let announced = timeout(HANDSHAKE, socks5::read_announcement(first, stream)).await;
+    let announced = timeout(HANDSHAKE_TIMEOUT, socks5::read_announcement(first, stream)).await;
     Ok(announced.map_err(|_| HandshakeError::HalfAnnounced)??)
 }
 
@@ -474,7 +474,7 @@ pub async fn refuse(mut stream: NetStream, refusal: Refusal) {
         }
     };
     // Past the deadline the link is dropped, which resets it: that also refuses it, but gives no reason.
-    let _ = timeout(2 * LINGERING_CLOSE, refusal).await;
+    let _ = timeout(2 * LINGERING_CLOSE_TIMEOUT, refusal).await;
 }
 
 /// Closes a link cleanly: what was sent is delivered, and what still comes in is read for a moment. Closing
@@ -487,5 +487,5 @@ pub async fn close_lingering(mut stream: NetStream) {
         tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
     };
     // If this fails or takes too long, the link is still dropped.
-    let _ = timeout(LINGERING_CLOSE, close_bytes).await;
+    let _ = timeout(LINGERING_CLOSE_TIMEOUT, close_bytes).await;
 }

@@ -71,7 +71,7 @@ impl LinkCounters {
 
     /// Links that take a session, whether they carry others or not.
     pub fn ready(&self) -> usize {
-        self.count(LinkActivity::Ready) + self.count(LinkActivity::Brimming)
+        self.count(LinkActivity::Ready) + self.count(LinkActivity::NearlyFull)
     }
 
     /// Links that take no more sessions.
@@ -229,7 +229,7 @@ pub struct LinkGuard {
 pub enum LinkActivity {
     Ready,
     /// It takes sessions, but soon will not.
-    Brimming,
+    NearlyFull,
     /// It takes no more sessions now; over SOCKS5 it has its one session.
     Full,
     /// It never will again: it was asked to leave, or is leaving.
@@ -237,7 +237,7 @@ pub enum LinkActivity {
 }
 
 impl LinkActivity {
-    const ALL: [Self; 4] = [Self::Ready, Self::Brimming, Self::Full, Self::Leaving];
+    const ALL: [Self; 4] = [Self::Ready, Self::NearlyFull, Self::Full, Self::Leaving];
 
     pub fn from_byte(byte: u8) -> Self {
         Self::ALL.into_iter().find(|known| *known as u8 == byte).unwrap_or(Self::Leaving)
@@ -245,17 +245,17 @@ impl LinkActivity {
 }
 
 impl LinkGuard {
-    pub fn ready(counts: &Arc<LinkCounters>, place: Option<SharePermit>) -> Self {
+    pub fn ready(counts: &Arc<LinkCounters>, permit: Option<SharePermit>) -> Self {
         counts.counter(LinkActivity::Ready).fetch_add(1, Ordering::Relaxed);
         counts.peer_lost_at_us.store(0, Ordering::Relaxed);
         counts.drains.store(false, Ordering::Relaxed);
         let (key, entry) = counts.table.add();
-        Self { counts: counts.clone(), activity: LinkActivity::Ready, key, entry, permit: place }
+        Self { counts: counts.clone(), activity: LinkActivity::Ready, key, entry, permit: permit }
     }
 
     /// The guard of a link that was dialled for one session.
-    pub fn carrying(counts: &Arc<LinkCounters>, place: Option<SharePermit>) -> Self {
-        let mut guard = Self::ready(counts, place);
+    pub fn carrying(counts: &Arc<LinkCounters>, permit: Option<SharePermit>) -> Self {
+        let mut guard = Self::ready(counts, permit);
         guard.mark_busy();
         guard
     }
@@ -302,7 +302,7 @@ impl LinkGuard {
         if self.activity != LinkActivity::Leaving {
             self.set_activity(match fill_level {
                 LinkFillLevel::Much => LinkActivity::Ready,
-                LinkFillLevel::Brimming => LinkActivity::Brimming,
+                LinkFillLevel::NearlyFull => LinkActivity::NearlyFull,
                 LinkFillLevel::Full => LinkActivity::Full,
             });
         }
@@ -358,7 +358,7 @@ mod tests {
         assert_eq!(seen(), (0, 2, 2));
         drop(other);
         for (fill_level, ready, spare) in
-            [(LinkFillLevel::Brimming, 1, 0), (LinkFillLevel::Much, 1, 1), (LinkFillLevel::Full, 0, 0)]
+            [(LinkFillLevel::NearlyFull, 1, 0), (LinkFillLevel::Much, 1, 1), (LinkFillLevel::Full, 0, 0)]
         {
             one.set_fill_level(fill_level);
             assert_eq!((counts.ready(), counts.count(LinkActivity::Ready)), (ready, spare), "{fill_level:?}");

@@ -125,7 +125,7 @@ impl LinkEntry {
         let about = self.details.get();
         let secured = about.and_then(|about| about.secured.as_ref());
         let state = match self.activity() {
-            LinkActivity::Ready | LinkActivity::Brimming => LinkState::Ready,
+            LinkActivity::Ready | LinkActivity::NearlyFull => LinkState::Ready,
             LinkActivity::Full => LinkState::Carrying,
             LinkActivity::Leaving => LinkState::Leaving,
         };
@@ -206,7 +206,7 @@ impl LinkTable {
             let is_of = |link: &LinkEntry| link.instance().map_or(at == 0, |instance| instance == *gateway);
             let own: Vec<_> = self.lock().links.values().filter(|link| is_of(link)).cloned().collect();
             let takes_sessions = |link: &&Arc<LinkEntry>| {
-                matches!(link.activity(), LinkActivity::Ready | LinkActivity::Brimming)
+                matches!(link.activity(), LinkActivity::Ready | LinkActivity::NearlyFull)
             };
             let ready = own.iter().filter(takes_sessions).count();
             let peer = own.iter().find_map(|link| Some(link.details.get()?.peer.to_string()));

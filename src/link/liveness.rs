@@ -1,7 +1,7 @@
 //! Whether a link's other end is alive, measured by clocks that start when something has happened.
 //!
-//! A link is checked once a [`HEARTBEAT`]. If nothing was heard since the last check, a ping is sent. If it is
-//! not answered for [`UNANSWERED`] and nothing else was heard meanwhile, the other end is dead. That is 8.5 to
+//! A link is checked once a [`PING_INTERVAL`]. If nothing was heard since the last check, a ping is sent. If it is
+//! not answered for [`PONG_TIMEOUT`] and nothing else was heard meanwhile, the other end is dead. That is 8.5 to
 //! 11 s after it was last heard, whatever devices on the way may acknowledge for it.
 //!
 //! Time in which we did not listen does not count as silence. If a check is late because this process was
@@ -16,13 +16,13 @@ use tokio::time::Instant;
 use crate::{admission::token_bucket::TokenBucket, proto::multiplex::frame::PING_BYTES};
 
 /// Time between two checks.
-pub const HEARTBEAT: Duration = Duration::from_millis(2500);
+pub const PING_INTERVAL: Duration = Duration::from_millis(2500);
 /// If a ping is not answered for this long and nothing else is heard, the other end is dead.
-pub const UNANSWERED: Duration = Duration::from_secs(6);
+pub const PONG_TIMEOUT: Duration = Duration::from_secs(6);
 /// The longest time since a dead link was last heard, even if this process is short of CPU time.
 pub const SILENCE_MAX: Duration = Duration::from_secs(15);
 /// How many pings an end may send at once, and how many more each second; it normally sends one each
-/// [`HEARTBEAT`].
+/// [`PING_INTERVAL`].
 const PINGS_AT_ONCE: f64 = 64.0;
 const PINGS_A_SECOND: f64 = 4.0;
 
@@ -67,7 +67,7 @@ pub enum WriteState {
 impl LinkLiveness {
     pub fn new(now: Instant) -> Self {
         Self {
-            due: now + HEARTBEAT,
+            due: now + PING_INTERVAL,
             has_received: false,
             question: None,
             blocked_since: None,
@@ -107,14 +107,14 @@ impl LinkLiveness {
         writing: WriteState,
         unacknowledged: impl FnOnce() -> Option<Duration>,
     ) -> LivenessVerdict {
-        self.due = now + HEARTBEAT;
+        self.due = now + PING_INTERVAL;
         self.earn_pings(now);
         let has_received = std::mem::take(&mut self.has_received);
         if writing == WriteState::Blocked {
             self.question = None;
             let since = *self.blocked_since.get_or_insert(now);
             let silent = unacknowledged().unwrap_or_default().min(now - since);
-            return if silent >= UNANSWERED { LivenessVerdict::Dead } else { LivenessVerdict::Alive };
+            return if silent >= PONG_TIMEOUT { LivenessVerdict::Dead } else { LivenessVerdict::Alive };
         }
         self.blocked_since = None;
         match &mut self.question {
@@ -126,8 +126,8 @@ impl LinkLiveness {
             Some(question) => {
                 question.dead_at += delay;
                 if now >= question.dead_at {
-                    let silent = unacknowledged().unwrap_or(UNANSWERED);
-                    let Some(left) = UNANSWERED.checked_sub(silent).filter(|left| !left.is_zero()) else {
+                    let silent = unacknowledged().unwrap_or(PONG_TIMEOUT);
+                    let Some(left) = PONG_TIMEOUT.checked_sub(silent).filter(|left| !left.is_zero()) else {
                         return LivenessVerdict::Dead;
                     };
                     question.dead_at = now + left;
@@ -139,12 +139,12 @@ impl LinkLiveness {
     }
 
     fn earn_pings(&mut self, now: Instant) {
-        self.pings.earn(now.into_std(), PINGS_A_SECOND, PINGS_AT_ONCE);
+        self.pings.refill(now.into_std(), PINGS_A_SECOND, PINGS_AT_ONCE);
     }
 
     fn send_ping(&mut self, now: Instant) -> LivenessVerdict {
         let token = self.token();
-        self.question = Some(PendingPing { token: self.next, sent_at: now, dead_at: now + UNANSWERED });
+        self.question = Some(PendingPing { token: self.next, sent_at: now, dead_at: now + PONG_TIMEOUT });
         LivenessVerdict::Ping(token)
     }
 
@@ -194,7 +194,7 @@ mod tests {
             LivenessVerdict::Alive
         );
         let checked_at = liveness.next_check();
-        assert_eq!(dies(&mut liveness, checked_at), UNANSWERED);
+        assert_eq!(dies(&mut liveness, checked_at), PONG_TIMEOUT);
     }
 
     #[test]
@@ -210,7 +210,10 @@ mod tests {
                 "{look} ms"
             );
         }
-        assert_eq!(liveness.check(began + UNANSWERED, Duration::ZERO, OPEN, || None), LivenessVerdict::Dead);
+        assert_eq!(
+            liveness.check(began + PONG_TIMEOUT, Duration::ZERO, OPEN, || None),
+            LivenessVerdict::Dead
+        );
     }
 
     #[test]
@@ -222,7 +225,7 @@ mod tests {
         let delay = Duration::from_secs(3600);
         let woken = liveness.next_check() + delay;
         assert_eq!(liveness.check(woken, delay, OPEN, || None), LivenessVerdict::Alive);
-        assert_eq!(dies(&mut liveness, woken), UNANSWERED - HEARTBEAT);
+        assert_eq!(dies(&mut liveness, woken), PONG_TIMEOUT - PING_INTERVAL);
     }
 
     #[test]
@@ -231,12 +234,12 @@ mod tests {
         let mut liveness = LinkLiveness::new(began);
         let acknowledged = |ago: u64| move || Some(Duration::from_secs(ago));
         assert!(matches!(liveness.check(began, Duration::ZERO, OPEN, || None), LivenessVerdict::Ping(_)));
-        let mut now = began + UNANSWERED;
+        let mut now = began + PONG_TIMEOUT;
         for _ in 0..100 {
             assert_eq!(liveness.check(now, Duration::ZERO, OPEN, acknowledged(1)), LivenessVerdict::Alive);
             now = liveness.next_check();
         }
-        now += 2 * HEARTBEAT;
+        now += 2 * PING_INTERVAL;
         assert_eq!(liveness.check(now, Duration::ZERO, OPEN, acknowledged(6)), LivenessVerdict::Dead);
     }
 
@@ -266,7 +269,7 @@ mod tests {
         let (mut slow, mut other) = (LinkLiveness::new(began), LinkLiveness::new(began));
         let (mut pings, mut unanswered) = (0, Vec::new());
         for beat in 1..=1440 {
-            let now = began + beat * HEARTBEAT;
+            let now = began + beat * PING_INTERVAL;
             let writing = if beat % 60 < 52 { WriteState::Blocked } else { OPEN };
             if writing == WriteState::Blocked && beat % 2 == 0 {
                 other.note_received();

@@ -30,7 +30,7 @@ pub struct LinkLoad {
 pub enum LinkFillLevel {
     Much,
     /// It takes sessions, but soon will not.
-    Brimming,
+    NearlyFull,
     Full,
 }
 
@@ -52,7 +52,7 @@ pub enum LinkFillLevel {
 /// }
 /// ```
 #[derive(Debug)]
-pub struct SessionPlace(Arc<LinkLoad>);
+pub struct SessionSlot(Arc<LinkLoad>);
 
 impl LinkLoad {
     pub fn new(max: usize) -> Arc<Self> {
@@ -88,22 +88,22 @@ impl LinkLoad {
         self.fill_level() != LinkFillLevel::Full
     }
 
-    pub fn take(self: &Arc<Self>) -> Option<SessionPlace> {
+    pub fn take(self: &Arc<Self>) -> Option<SessionSlot> {
         self.take_within(self.max)
     }
 
     /// A place for a session that comes from another link, where there are not twice as many as the link carries. What
     /// its opener has ended here already may not be noted yet.
-    pub fn take_for_move(self: &Arc<Self>) -> Option<SessionPlace> {
+    pub fn take_for_move(self: &Arc<Self>) -> Option<SessionSlot> {
         self.take_within(2 * self.max)
     }
 
-    fn take_within(self: &Arc<Self>, max: usize) -> Option<SessionPlace> {
+    fn take_within(self: &Arc<Self>, max: usize) -> Option<SessionSlot> {
         let one_more = |sessions: usize| (sessions < max).then_some(sessions + 1);
         let taken = self.sessions.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
         let before = taken.ok()?;
         self.note_change(before, before + 1);
-        Some(SessionPlace(self.clone()))
+        Some(SessionSlot(self.clone()))
     }
 
     /// Waits until the link has more or less room than before.
@@ -114,7 +114,7 @@ impl LinkLoad {
     fn fill_level_with(&self, sessions: usize) -> LinkFillLevel {
         match sessions {
             _ if sessions >= self.max => LinkFillLevel::Full,
-            _ if sessions * 8 >= self.max * BRIMMING_EIGHTHS => LinkFillLevel::Brimming,
+            _ if sessions * 8 >= self.max * BRIMMING_EIGHTHS => LinkFillLevel::NearlyFull,
             _ => LinkFillLevel::Much,
         }
     }
@@ -126,7 +126,7 @@ impl LinkLoad {
     }
 }
 
-impl Drop for SessionPlace {
+impl Drop for SessionSlot {
     fn drop(&mut self) {
         let before = self.0.sessions.fetch_sub(1, Ordering::Relaxed);
         self.0.note_change(before, before - 1);
@@ -140,13 +140,13 @@ mod tests {
     #[test]
     fn a_place_is_released_and_each_threshold_notifies() {
         let load = LinkLoad::new(8);
-        let mut places: Vec<_> = (0..8).map_while(|_| load.take()).collect();
-        assert_eq!((places.len(), load.fill_level(), load.take().is_none()), (8, LinkFillLevel::Full, true));
+        let mut slots: Vec<_> = (0..8).map_while(|_| load.take()).collect();
+        assert_eq!((slots.len(), load.fill_level(), load.take().is_none()), (8, LinkFillLevel::Full, true));
         let mut rooms = Vec::new();
-        while places.pop().is_some() {
+        while slots.pop().is_some() {
             rooms.push(load.fill_level());
         }
-        let expected = [LinkFillLevel::Brimming; 2].into_iter().chain([LinkFillLevel::Much; 6]);
+        let expected = [LinkFillLevel::NearlyFull; 2].into_iter().chain([LinkFillLevel::Much; 6]);
         assert!(rooms.iter().copied().eq(expected), "{rooms:?}");
         assert_eq!(load.sessions(), 0);
     }
@@ -155,7 +155,7 @@ mod tests {
     fn a_link_for_one_session_has_room_for_it() {
         let load = LinkLoad::new(1);
         assert_eq!(load.fill_level(), LinkFillLevel::Much);
-        let _place = load.take();
+        let _slot = load.take();
         assert_eq!(load.fill_level(), LinkFillLevel::Full);
     }
 }

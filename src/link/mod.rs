@@ -66,15 +66,15 @@ use std::{sync::Arc, time::Duration};
 use crate::proto::{certificate::is_same_name, multiplex::hello::InstanceId};
 
 /// Deadline of a TCP connection to the other gateway.
-pub const DIAL: Duration = Duration::from_secs(3);
+pub const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
 /// Deadline for TLS, method and request together; also for a second reply, from its first byte to its last.
-pub const HANDSHAKE: Duration = Duration::from_secs(5);
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a refused or retired link gets to read why.
-pub const LINGERING_CLOSE: Duration = Duration::from_secs(1);
+pub const LINGERING_CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A link that was asked to leave, or has said that it leaves, is closed within this time even while its other
 /// end is alive. The last session's bytes may still be on their way to a slow receiver.
-pub const GOODBYE: Duration = Duration::from_secs(600);
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// The other gateway, as it has identified itself.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

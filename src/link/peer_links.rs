@@ -39,12 +39,12 @@ pub use shared_links::tests::take_looks;
 pub use shared_links::{SharedLink, SharedLinks};
 
 /// How long a peer that was lost without a goodbye is remembered, and shown as down.
-pub const REMEMBERED: Duration = Duration::from_secs(24 * 60 * 60);
+pub const LOST_PEER_RETENTION_PERIOD: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long a peer is remembered if no link of its was ever seen up, so that it is not really missed.
-const SEEN_BRIEFLY: Duration = Duration::from_secs(60);
+const BRIEF_PEER_RETENTION_PERIOD: Duration = Duration::from_secs(60);
 /// After losing a link, a peer is used last for this long: its other links may be dead too, but not noticed
 /// yet.
-const DOUBTED: Duration = Duration::from_secs(1);
+const SUSPECT_PERIOD: Duration = Duration::from_secs(1);
 
 pub struct PeerLinks {
     pub peer: Peer,
@@ -144,13 +144,13 @@ impl PeerLinks {
     }
 
     /// A place for a session on the least busy of the links whose service is in this state.
-    pub fn take_place(&self, service: &ServiceName, state: OfferState) -> Option<LinkSlot> {
+    pub fn take_slot(&self, service: &ServiceName, state: OfferState) -> Option<LinkSlot> {
         let is_so =
             |link: &&SharedLink| link.serves.state(service) == Some(state) && link.handle.takes_sessions();
         let serving = self.shared.serving(service).filter(is_so);
         let link = serving.min_by_key(|link| link.load.sessions())?;
-        let (handle, place) = (link.handle.clone(), link.load.take()?);
-        Some(LinkSlot { handle, place, record: self.record.clone() })
+        let (handle, slot) = (link.handle.clone(), link.load.take()?);
+        Some(LinkSlot { handle, slot, record: self.record.clone() })
     }
 
     /// A place for a session that leaves another link of it: on the least busy one, whatever that serves, because the
@@ -158,7 +158,7 @@ impl PeerLinks {
     pub fn move_target(&self) -> Option<MoveTarget> {
         let link = self.shared.all().filter(|link| link.handle.takes_sessions());
         let link = link.min_by_key(|link| link.load.sessions())?;
-        Some(MoveTarget { handle: link.handle.clone(), place: link.load.take()? })
+        Some(MoveTarget { handle: link.handle.clone(), slot: link.load.take()? })
     }
 
     /// Whether a session of a service can go to it now.
@@ -188,7 +188,7 @@ impl PeerLinks {
     }
 
     fn is_doubted(&self) -> bool {
-        self.last_fault.is_some() && self.seen.elapsed() < DOUBTED
+        self.last_fault.is_some() && self.seen.elapsed() < SUSPECT_PERIOD
     }
 
     /// Notes that a session takes one of its links.
@@ -199,8 +199,8 @@ impl PeerLinks {
 
     fn is_remembered_when(&self, away: Option<Duration>) -> bool {
         match away {
-            Some(away) => !self.goodbye.was_received() && away < REMEMBERED,
-            None => self.seen.elapsed() < SEEN_BRIEFLY,
+            Some(away) => !self.goodbye.was_received() && away < LOST_PEER_RETENTION_PERIOD,
+            None => self.seen.elapsed() < BRIEF_PEER_RETENTION_PERIOD,
         }
     }
 
@@ -330,8 +330,8 @@ mod tests {
         let mut guard = LinkGuard::ready(&group.counts, None);
         guard.mark_leaving();
         assert!(group.is_remembered());
-        let Some(long_ago) = Instant::now().checked_sub(SEEN_BRIEFLY) else {
-            panic!("this clock began less than {SEEN_BRIEFLY:?} ago")
+        let Some(long_ago) = Instant::now().checked_sub(BRIEF_PEER_RETENTION_PERIOD) else {
+            panic!("this clock began less than {BRIEF_PEER_RETENTION_PERIOD:?} ago")
         };
         group.seen = long_ago;
         assert!(group.is_remembered(), "a link of its leaves");
@@ -487,7 +487,7 @@ mod tests {
         let mut killed = group();
         killed.note_lost(&IdleLinkError::CLOSED);
         assert!(killed.is_remembered_when(Some(Duration::from_secs(3600))), "an hour later");
-        assert!(!killed.is_remembered_when(Some(REMEMBERED)));
+        assert!(!killed.is_remembered_when(Some(LOST_PEER_RETENTION_PERIOD)));
         let mut busy = group();
         let carries = LinkGuard::carrying(&busy.counts, None);
         busy.note_retired();

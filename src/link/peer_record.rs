@@ -10,7 +10,7 @@ use crate::telemetry::clock;
 
 /// After this many unanswered `open`s in a row, a peer rests: it is used last.
 const UNANSWERED_MAX: u32 = 3;
-pub const PEER_REST: Duration = Duration::from_secs(10);
+pub const PEER_COOLDOWN_PERIOD: Duration = Duration::from_secs(10);
 
 /// The record of one peer, shared by all its links.
 #[derive(Debug, Default)]
@@ -60,7 +60,8 @@ impl PeerRecord {
     }
 
     fn pause(&self) {
-        self.rests_until_ms.store(clock::coarse_ms() + PEER_REST.as_millis() as u64, Ordering::Relaxed);
+        self.rests_until_ms
+            .store(clock::coarse_ms() + PEER_COOLDOWN_PERIOD.as_millis() as u64, Ordering::Relaxed);
     }
 }
 

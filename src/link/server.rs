@@ -5,7 +5,7 @@
 //! is not closed from here, since a session may already be on its way, or bytes of the last one on theirs to a slow
 //! client. The opener is asked instead, and closes the link when it gets to it. If it stays alive but does not close
 //! it, what it opens is refused after [`CROSSING_MAX`](super::agreement::CROSSING_MAX), and the link is dropped after
-//! [`GOODBYE`](super::GOODBYE) without a session that was carried. A locked gateway loses its links at once.
+//! [`DRAIN_TIMEOUT`](super::DRAIN_TIMEOUT) without a session that was carried. A locked gateway loses its links at once.
 //!
 //! What becomes of a session is not here: whoever serves a link asks for the next one.
 
@@ -176,11 +176,11 @@ mod tests {
     use super::*;
     use crate::{
         link::{
-            GOODBYE, LINGERING_CLOSE,
+            DRAIN_TIMEOUT, LINGERING_CLOSE_TIMEOUT,
             agreement::{Agreement, CROSSING_MAX},
             keeper::STABLE_PERIOD,
             link_services::LinkServices,
-            liveness::HEARTBEAT,
+            liveness::PING_INTERVAL,
         },
         net::{
             pipe::{PipeEnd, pipe},
@@ -219,7 +219,7 @@ mod tests {
             end: LinkEnd::Server,
             sessions_max: 8,
             serves: LinkServices::default(),
-            retire: GOODBYE * 6,
+            retire: DRAIN_TIMEOUT * 6,
             retired,
         };
         AgreedLink::new(stream, peer, agreed)
@@ -292,7 +292,7 @@ mod tests {
                 }
             }
         };
-        let lost = timeout(2 * GOODBYE, ending).await.expect("it ends");
+        let lost = timeout(2 * DRAIN_TIMEOUT, ending).await.expect("it ends");
         (lost, last)
     }
 
@@ -312,7 +312,7 @@ mod tests {
                 tokio::join!(ends_under_opens(served, asked_at), talk);
             let took = asked_at.elapsed();
             assert!(matches!(why, IdleLossReason::Retired), "{why:?}");
-            assert!((GOODBYE..=GOODBYE + HEARTBEAT).contains(&took), "{took:?}");
+            assert!((DRAIN_TIMEOUT..=DRAIN_TIMEOUT + PING_INTERVAL).contains(&took), "{took:?}");
             assert!(last < CROSSING_MAX, "a session came {last:?} after it was asked to leave");
             let unseen = refused.iter().filter(|refusal| **refusal == Refusal::OtherLink).count();
             assert!(unseen > 50, "{refused:?}");
@@ -328,7 +328,7 @@ mod tests {
                 server.drain();
             }
             let locks = async {
-                sleep_until(Instant::now() + 4 * HEARTBEAT).await;
+                sleep_until(Instant::now() + 4 * PING_INTERVAL).await;
                 let row = LockdownRow { peer: Some("peer".into()), service: None, since: String::new() };
                 server.lockdown.set_rows(vec![row]);
                 Instant::now()
@@ -341,7 +341,8 @@ mod tests {
             let (locked_at, (lost, ended_at), _) = tokio::join!(locks, ends, talk);
             let took = ended_at - locked_at;
             assert!(
-                (LINGERING_CLOSE..LINGERING_CLOSE + Duration::from_millis(10)).contains(&took),
+                (LINGERING_CLOSE_TIMEOUT..LINGERING_CLOSE_TIMEOUT + Duration::from_millis(10))
+                    .contains(&took),
                 "{took:?}"
             );
             assert!(matches!(lost.why, IdleLossReason::Retired), "{:?}", lost.why);
@@ -355,7 +356,7 @@ mod tests {
     }
 
     async fn ends(mut served: ServedLink) -> LinkLost {
-        let opened = timeout(2 * GOODBYE, served.next_session()).await.expect("it ends");
+        let opened = timeout(2 * DRAIN_TIMEOUT, served.next_session()).await.expect("it ends");
         opened.expect_err("nobody opens a session")
     }
 
@@ -370,7 +371,10 @@ mod tests {
             let (_server, served) = serve(link);
             let (LinkLost { lifetime, why }, ()) = tokio::join!(ends(served), answers(&mut theirs));
             assert_eq!(discriminant(&why), discriminant(&expected));
-            assert!((GOODBYE..GOODBYE + Duration::from_millis(10)).contains(&lifetime), "{lifetime:?}");
+            assert!(
+                (DRAIN_TIMEOUT..DRAIN_TIMEOUT + Duration::from_millis(10)).contains(&lifetime),
+                "{lifetime:?}"
+            );
         }
     }
 

@@ -7,7 +7,7 @@ use std::{io, sync::Arc};
 use super::{
     handshake,
     link_guard::LinkGuard,
-    load::SessionPlace,
+    load::SessionSlot,
     multiplex::handle::{IncomingSession, LinkHandle},
     peer_record::PeerRecord,
 };
@@ -159,6 +159,6 @@ pub struct SessionOpening {
 #[derive(Debug)]
 pub struct LinkSlot {
     pub handle: LinkHandle,
-    pub place: SessionPlace,
+    pub slot: SessionSlot,
     pub record: Arc<PeerRecord>,
 }

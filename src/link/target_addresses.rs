@@ -11,7 +11,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{DIAL, handshake::HandshakeError, keeper::KeeperContext, name_notices::report_update};
+use super::{DIAL_TIMEOUT, handshake::HandshakeError, keeper::KeeperContext, name_notices::report_update};
 use crate::{
     net::{
         dial::{self, DialError},
@@ -88,11 +88,11 @@ pub async fn connect(
 ) -> Result<TcpStream, HandshakeError> {
     let Some(target) = target else {
         return Ok(match &address.via {
-            None => dial::dial_from(address.source, &address.at, DIAL).await?,
-            Some(proxy) => dial_via(proxy, address.source, &address.at, DIAL).await?,
+            None => dial::dial_from(address.source, &address.at, DIAL_TIMEOUT).await?,
+            Some(proxy) => dial_via(proxy, address.source, &address.at, DIAL_TIMEOUT).await?,
         });
     };
-    let by = Instant::now() + DIAL;
+    let by = Instant::now() + DIAL_TIMEOUT;
     let failed = |source| DialError::Resolve { at: address.at.clone(), source };
     let known = timeout_at(by, target.known()).await;
     let known = known.unwrap_or(Err(ResolveError::Pending)).map_err(failed)?;
@@ -118,11 +118,11 @@ async fn connect_via(
     source: Option<IpAddr>,
     (target, known): (&HostPort, &[IpAddr]),
 ) -> Result<TcpStream, HandshakeError> {
-    let by = Instant::now() + DIAL + via::CONNECT_RESPONSE_TIMEOUT;
+    let by = Instant::now() + DIAL_TIMEOUT + via::CONNECT_RESPONSE_TIMEOUT;
     let mut failed = HandshakeError::Late;
     for ip in known {
         let to = HostPort { host: ip.to_string(), port: target.port };
-        match timeout_at(by, dial_via(proxy, source, &to, DIAL)).await {
+        match timeout_at(by, dial_via(proxy, source, &to, DIAL_TIMEOUT)).await {
             Ok(Ok(stream)) => return Ok(stream),
             Ok(Err(error)) => {
                 // The proxy itself cannot be reached, so other addresses would not help.

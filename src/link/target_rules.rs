@@ -80,8 +80,8 @@ pub fn share_links(wanted: usize, weights: &[u16]) -> Vec<usize> {
     let whole: f64 = rest.iter().map(|at| exact(*at).floor()).sum();
     // Links that remain after rounding go where most is missing.
     rest.sort_by(|one, other| exact(*other).fract().total_cmp(&exact(*one).fract()));
-    for (place, at) in rest.iter().enumerate() {
-        let is_given_more = (place as f64) < (links - whole).round();
+    for (index, at) in rest.iter().enumerate() {
+        let is_given_more = (index as f64) < (links - whole).round();
         shares[*at] = Some(exact(*at).floor() as usize + usize::from(is_given_more));
     }
     shares.into_iter().map(|share| share.unwrap_or(1)).collect()

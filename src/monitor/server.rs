@@ -35,13 +35,13 @@ const LINGER_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Answers until the port is closed.
 pub async fn run(listener: Arc<Listener>, watched: MonitoredGateway, tasks: Tasks, notices: Arc<NoticeLog>) {
-    let places = Arc::new(HandshakeLimiter::new(CONNECTIONS_MAX));
+    let limiter = Arc::new(HandshakeLimiter::new(CONNECTIONS_MAX));
     let accepted = |stream, from: SocketAddr| {
-        let (place, watched) = (HandshakePermit::begin(places.clone(), from.ip()), watched.clone());
+        let (permit, watched) = (HandshakePermit::begin(limiter.clone(), from.ip()), watched.clone());
         tasks.spawn("monitor", async move {
             // A connection that is late or gives way is cut; nothing is owed to a monitor.
             let _ =
-                place.evicted.run_until_cancelled(timeout(EXCHANGE_TIMEOUT, serve(stream, watched))).await;
+                permit.evicted.run_until_cancelled(timeout(EXCHANGE_TIMEOUT, serve(stream, watched))).await;
         });
     };
     let on_event = |reported: ListenEvent<'_>| match reported {

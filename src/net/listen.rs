@@ -36,7 +36,7 @@ use binding::{
 };
 
 /// The pause when a resource has run out; some will be free afterwards.
-const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 /// How often an address that does not exist yet is tried again; its name is looked up within the same time.
 const BIND_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -56,7 +56,7 @@ pub enum ListenEvent<'a> {
 pub enum AcceptPause<'a> {
     #[error("{0}")]
     Failed(&'a io::Error),
-    #[error("all {max} places are taken")]
+    #[error("all {max} permits are taken")]
     QuotaFull { max: usize },
 }
 
@@ -238,19 +238,19 @@ impl Listener {
             match arrived {
                 Ok((stream, address)) => {
                     let quota = quota();
-                    let mut place = quota.try_take();
-                    if place.is_none() {
+                    let mut permit = quota.try_take();
+                    if permit.is_none() {
                         pauses(AcceptPause::QuotaFull { max: quota.max() }, &mut on_event);
-                        place = self.stop.run_until_cancelled(quota.take()).await;
+                        permit = self.stop.run_until_cancelled(quota.take()).await;
                     }
-                    let Some(place) = place else { return };
-                    accepted(stream, address, place);
+                    let Some(permit) = permit else { return };
+                    accepted(stream, address, permit);
                 }
                 Err(error) if is_of_one_connection(&error) || self.stop.is_cancelled() => {}
                 Err(error) => {
                     pauses(AcceptPause::Failed(&error), &mut on_event);
                     // A stop ends the pause early.
-                    let _ = self.stop.run_until_cancelled(sleep(ACCEPT_BACKOFF)).await;
+                    let _ = self.stop.run_until_cancelled(sleep(ACCEPT_RETRY_DELAY)).await;
                 }
             }
         }

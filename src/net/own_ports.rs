@@ -38,7 +38,7 @@ const ELSEWHERE_TTL: Duration = Duration::from_secs(300);
 /// The ports of each service at which nobody comes in but its own clients.
 #[derive(Debug, Clone, Default)]
 pub struct OwnPorts {
-    places: Arc<ArcSwap<HashMap<ServiceName, Vec<ListenerAddresses>>>>,
+    locations: Arc<ArcSwap<HashMap<ServiceName, Vec<ListenerAddresses>>>>,
     announced: Arc<AnnouncedDials>,
 }
 
@@ -50,15 +50,16 @@ pub struct ServicePorts {
 }
 
 impl OwnPorts {
-    pub fn set(&self, places: HashMap<ServiceName, Vec<ListenerAddresses>>) {
-        self.places.store(Arc::new(places));
+    pub fn set(&self, locations: HashMap<ServiceName, Vec<ListenerAddresses>>) {
+        self.locations.store(Arc::new(locations));
         self.announced.elsewhere().clear();
     }
 
     /// Where clients of the service come in at the moment.
     pub fn of(&self, service: &ServiceName) -> ServicePorts {
-        let places = self.places.load();
-        let at = places.get(service).into_iter().flatten().flat_map(ListenerAddresses::listens_at).collect();
+        let locations = self.locations.load();
+        let at =
+            locations.get(service).into_iter().flatten().flat_map(ListenerAddresses::listens_at).collect();
         ServicePorts { at, announced: self.announced.clone() }
     }
 

@@ -35,7 +35,7 @@ const READY_USER_TIMEOUT: Duration = Duration::from_secs(10);
 const LINK_RTO_MAX_MS: u32 = 1_000;
 /// If a SOCKS5 link in use has data on its way and no acknowledgement for this long, the path or the peer is
 /// gone.
-pub const UNACKNOWLEDGED: Duration = Duration::from_secs(7);
+pub const ACK_TIMEOUT: Duration = Duration::from_secs(7);
 /// How many unanswered probes there must be before silence counts.
 const QUESTIONS_MIN: u8 = 2;
 
@@ -192,7 +192,7 @@ pub enum SocksLinkState {
     All,
     /// Data is on its way.
     NotYet,
-    /// Data is on its way, and nothing has been acknowledged for [`UNACKNOWLEDGED`].
+    /// Data is on its way, and nothing has been acknowledged for [`ACK_TIMEOUT`].
     Never,
 }
 
@@ -208,7 +208,7 @@ impl SocksLinkWatch {
             return SocksLinkState::All;
         };
         let since = *self.since.get_or_insert(now);
-        match silent.min(now - since) >= UNACKNOWLEDGED {
+        match silent.min(now - since) >= ACK_TIMEOUT {
             true => SocksLinkState::Never,
             false => SocksLinkState::NotYet,
         }

@@ -88,8 +88,8 @@ impl NextFrame {
                 let kind = if text.is_cut() { Opcode::More } else { Opcode::Text };
                 let mut text = text.clone();
                 text.feed(bytes).map_err(|_| NotUtf8)?;
-                let place = if text.is_cut() { FramePosition::BeforeLast } else { FramePosition::Last };
-                Ok((kind, place, Self::Text(text)))
+                let position = if text.is_cut() { FramePosition::BeforeLast } else { FramePosition::Last };
+                Ok((kind, position, Self::Text(text)))
             }
         }
     }
@@ -402,11 +402,11 @@ impl AsyncWrite for WebSocket {
         }
         ready!(this.poll_out(cx))?;
         let bytes = &bytes[..bytes.len().min(MESSAGE)];
-        let (kind, place, next) = match this.next.frame(bytes) {
+        let (kind, position, next) = match this.next.frame(bytes) {
             Ok(frame) => frame,
             Err(why) => return this.fail_text(cx, why).map(Err),
         };
-        let head = WebSocketFrameHead::new(kind, place, bytes.len(), Masking::None);
+        let head = WebSocketFrameHead::new(kind, position, bytes.len(), Masking::None);
         let (head, length) = (head.as_bytes(), head.as_bytes().len());
         let frame = [IoSlice::new(head), IoSlice::new(bytes)];
         let written = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, &frame))?;

@@ -53,7 +53,7 @@ pub struct TokenRules {
     /// Other claims that they must have.
     pub claims: BTreeMap<String, ClaimValue>,
     /// Where they may be, in this order.
-    pub from: Vec<TokenPlace>,
+    pub from: Vec<TokenLocation>,
     pub expiry: ExpiryPolicy,
 }
 
@@ -67,7 +67,7 @@ pub enum ClaimValue {
 
 /// The location of a token in a request.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum TokenPlace {
+pub enum TokenLocation {
     Header,
     Cookie(String),
     Query(String),
@@ -153,7 +153,7 @@ impl RawAuth {
                     "there is no `auth` that would tell who a client is",
                     "write `auth: { basic: FILE }` or `auth: { jwt: … }`, or remove it",
                 );
-                problems.push(fault.at(users.place.clone()));
+                problems.push(fault.at(users.location.clone()));
                 return ReadValue::Bad;
             }
             (ReadValue::Good(_), users) => users.good(),
@@ -178,7 +178,7 @@ impl RawAuth {
             let users = users.map(|users| users.value.clone());
             return ReadValue::Good(Arc::new(ClientAuth { users, ..written.value.auth.clone() }));
         };
-        problems.push(fault.at(written.place.clone()));
+        problems.push(fault.at(written.location.clone()));
         ReadValue::Bad
     }
 }
@@ -208,8 +208,8 @@ fn auth(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<Located<
     let is_insecure = keys::AUTH_INSECURE.read(&fields, problems);
     let auth = ClientAuth { source: source?, realm, users: None, credential, preflight };
     // Reported at the key: the value would be the first of its own keys.
-    let place = field.key_place();
-    (problems.len() == before).then_some(Located { value: WrittenAuth { auth, is_insecure }, place })
+    let location = field.key_location();
+    (problems.len() == before).then_some(Located { value: WrittenAuth { auth, is_insecure }, location })
 }
 
 fn token_rules(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<TokenRules> {
@@ -225,8 +225,8 @@ fn token_rules(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<T
     let audience = fields.take(&keys::AUDIENCE).and_then(|field| claim_text(&field, problems));
     let claims = fields.take(&keys::CLAIMS).map(|field| claims(&field, problems)).unwrap_or_default();
     let from = match fields.take(&keys::TOKEN_FROM) {
-        None => vec![TokenPlace::Header],
-        Some(field) => token_places(&field, problems).unwrap_or_default(),
+        None => vec![TokenLocation::Header],
+        Some(field) => token_locations(&field, problems).unwrap_or_default(),
     };
     let expiry = match keys::UNTIL_EXPIRY.read(&fields, problems) {
         true => ExpiryPolicy::EndsSession,
@@ -248,7 +248,7 @@ fn claims(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> BTreeMap<Stri
     if named.len() > defaults::CLAIMS_MAX {
         let what = format!("there are {} claims", named.len());
         let advice = format!("write {} at most", defaults::CLAIMS_MAX);
-        problems.push(ValueProblem::new(what, advice).at(field.place()));
+        problems.push(ValueProblem::new(what, advice).at(field.location()));
     }
     let read = |(name, value): (&str, ValueReader<'_>)| {
         let read = match &value.node.value {
@@ -266,21 +266,23 @@ fn claims(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> BTreeMap<Stri
     named.into_iter().filter_map(read).collect()
 }
 
-fn token_places(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<Vec<TokenPlace>> {
-    let mut places = Vec::new();
+fn token_locations(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<Vec<TokenLocation>> {
+    let mut locations = Vec::new();
     for item in field.one_or_many(defaults::TOKEN_PLACES_MAX, problems)? {
         let Some(text) = item.text(problems) else { continue };
-        let is_sign = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
-        let is_name = |name: &&str| (1..=64).contains(&name.len()) && name.bytes().all(is_sign);
-        let place = match text.split_once(':') {
-            None if text == "header" => Some(TokenPlace::Header),
-            Some(("cookie", name)) => Some(name).filter(is_name).map(|name| TokenPlace::Cookie(name.into())),
-            Some(("query", name)) => Some(name).filter(is_name).map(|name| TokenPlace::Query(name.into())),
+        let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+        let is_name = |name: &&str| (1..=64).contains(&name.len()) && name.bytes().all(is_allowed);
+        let location = match text.split_once(':') {
+            None if text == "header" => Some(TokenLocation::Header),
+            Some(("cookie", name)) => {
+                Some(name).filter(is_name).map(|name| TokenLocation::Cookie(name.into()))
+            }
+            Some(("query", name)) => Some(name).filter(is_name).map(|name| TokenLocation::Query(name.into())),
             _ => None,
         };
-        let fault = match place {
-            Some(place) if !places.contains(&place) => {
-                places.push(place);
+        let fault = match location {
+            Some(location) if !locations.contains(&location) => {
+                locations.push(location);
                 continue;
             }
             Some(_) => ValueProblem::new(format!("`{text}` stands here twice"), "remove one"),
@@ -289,9 +291,9 @@ fn token_places(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<
                 "write `header`, `cookie:NAME` or `query:NAME`, with a name of letters, digits, `_`, `.` and `-`",
             ),
         };
-        problems.push(fault.at(item.place()));
+        problems.push(fault.at(item.location()));
     }
-    Some(places)
+    Some(locations)
 }
 
 /// Restricted to characters that can be used unchanged in a challenge (RFC 9110, section 5.6.4).
@@ -318,7 +320,7 @@ fn user_names(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<BT
         } else {
             ValueProblem::new(format!("`{}` stands here twice", quote_for_problem(text)), "remove one")
         };
-        problems.push(fault.at(item.place()));
+        problems.push(fault.at(item.location()));
     }
     (problems.len() == before).then_some(names)
 }

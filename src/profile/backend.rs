@@ -165,7 +165,7 @@ pub(super) fn backend(
     let tls = fields.as_ref().and_then(|fields| fields.take(&keys::CONNECT_TLS_KEY));
     let proxy = fields.as_ref().and_then(|fields| fields.take(&keys::PROXY_VERSION));
     let is_standby = fields.as_ref().is_some_and(|fields| keys::STANDBY.read(fields, problems));
-    let Located { value: address, place } = read;
+    let Located { value: address, location } = read;
     let is_each = match fields.as_ref().and_then(|fields| fields.take(&keys::EACH_BACKEND)) {
         None => false,
         Some(field) => match address.at() {
@@ -206,7 +206,7 @@ pub(super) fn backend(
                 format!("`{address}` needs `tls`, and has none"),
                 format!("write `{{ address: \"{address}\", tls: {{ ca: FILE }} }}`"),
             );
-            problems.push(fault.at(place));
+            problems.push(fault.at(location));
             return None;
         }
         (BackendAddress::Remote { scheme, at, path }, None) => remote(
@@ -220,7 +220,7 @@ pub(super) fn backend(
             remote(scheme, "/".into(), RemoteServer { at, tls: None, proxy, source, ip })
         }
     };
-    Some((Located { value: backend, place }, BackendUsage { is_standby, is_each }))
+    Some((Located { value: backend, location }, BackendUsage { is_standby, is_each }))
 }
 
 fn remote(scheme: EdgeScheme, path: String, remote: RemoteServer) -> Backend {

@@ -151,7 +151,7 @@ pub(super) fn reached(
     problems: &mut Vec<Problem>,
 ) -> ReadValue<RawBackends> {
     let field = fields.take(connect);
-    let place = field.as_ref().map(ValueReader::place);
+    let location = field.as_ref().map(ValueReader::location);
     let mut backends = ReadValue::read(field, |field| backend_list(&field, problems));
     read_answer(fields, &mut backends, problems);
     let balance = keys::BALANCE.written(fields, problems);
@@ -175,23 +175,24 @@ pub(super) fn reached(
                 (false, _) => None,
             };
             if let (Some(field), Some(what)) = (fields.take(&keys::CHECK), what) {
-                problems.push(ValueProblem::new(what, "remove it").at(field.place()));
+                problems.push(ValueProblem::new(what, "remove it").at(field.location()));
             }
         }
         ReadValue::Absent => {
             for unused in alone.into_iter().filter_map(|key| fields.take(key)) {
                 let what = "this service says nothing of what it reaches";
-                problems
-                    .push(ValueProblem::new(what, "write `connect` here, or remove it").at(unused.place()));
+                problems.push(
+                    ValueProblem::new(what, "write `connect` here, or remove it").at(unused.location()),
+                );
             }
         }
         ReadValue::Bad => {}
     }
-    if let (ReadValue::Good(backends), Some(place)) = (&backends, place)
+    if let (ReadValue::Good(backends), Some(location)) = (&backends, location)
         && backends.usages.iter().all(|usage| usage.is_standby)
     {
         let what = "every backend of this service stands by, for none";
-        problems.push(ValueProblem::new(what, "remove `standby` from one of them").at(place));
+        problems.push(ValueProblem::new(what, "remove `standby` from one of them").at(location));
     }
     backends
 }
@@ -208,7 +209,7 @@ fn backend_list(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<
         };
         if !seen.insert(server) {
             let what = format!("`{}` stands here twice", backend.value);
-            problems.push(ValueProblem::new(what, "remove one").at(backend.place));
+            problems.push(ValueProblem::new(what, "remove one").at(backend.location));
             continue;
         }
         list.push(backend);
@@ -239,8 +240,9 @@ fn read_answer(fields: &MapReader<'_>, backends: &mut ReadValue<RawBackends>, pr
     }
     if given == 0 {
         let what = "this service reaches nothing that answers requests";
-        problems
-            .push(ValueProblem::new(what, "write `connect: http://…` here, or remove it").at(field.place()));
+        problems.push(
+            ValueProblem::new(what, "write `connect: http://…` here, or remove it").at(field.location()),
+        );
     }
 }
 
@@ -252,7 +254,7 @@ fn backend_check(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option
     if let (Some(expect), None) = (&expect, &request) {
         let what = "a connection has no status";
         let advice = "write `request: \"GET /healthz\"`, or remove it";
-        problems.push(ValueProblem::new(what, advice).at(expect.place()));
+        problems.push(ValueProblem::new(what, advice).at(expect.location()));
     }
     let expect = expect.and_then(|field| keys::CHECK_EXPECT.read_field(&field, problems));
     let request = match request {
@@ -287,7 +289,7 @@ fn check_request(
     if read.is_none() {
         let what = format!("`{}` is not a request", quote_for_problem(text));
         let advice = "write a method without a body and a path: `GET /healthz`, `HEAD /` or `OPTIONS /`";
-        problems.push(ValueProblem::new(what, advice).at(field.place()));
+        problems.push(ValueProblem::new(what, advice).at(field.location()));
     }
     read
 }

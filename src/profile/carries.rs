@@ -92,7 +92,7 @@ pub(super) fn check(raw: &RawProfile, mode: Option<Mode>, problems: &mut Vec<Pro
                 outer,
                 &declaration,
                 inner,
-                partner.map(|partner| &partner.place),
+                partner.map(|partner| &partner.location),
             ));
         }
     }
@@ -107,7 +107,7 @@ pub(super) fn compare(dmz: &[&RawDmz], internal: &[&RawInternal], problems: &mut
             if let Some(inside) = declared_by_internal_service(inner)
                 && inside.carries != outside.carries
             {
-                problems.push(mismatch_problem(outer, &outside, &inside, Some(&inner.place)));
+                problems.push(mismatch_problem(outer, &outside, &inside, Some(&inner.location)));
             }
         }
     }
@@ -119,9 +119,9 @@ fn declared_by_dmz<'a>(
 ) -> DeclaredCarries<'a> {
     let is_http =
         |accept: &&Located<Accept>| carries_of_scheme(accept.value.address.scheme) == Some(Carries::Http);
-    let accept = service.accept.list.iter().find(is_http).map(|accept| (Carries::Http, &accept.place));
-    let connect = connect.map(|connect| (carries_of_backend(&connect.value), &connect.place));
-    let written = service.carries.good().map(|carries| (carries.value, &carries.place));
+    let accept = service.accept.list.iter().find(is_http).map(|accept| (Carries::Http, &accept.location));
+    let connect = connect.map(|connect| (carries_of_backend(&connect.value), &connect.location));
+    let written = service.carries.good().map(|carries| (carries.value, &carries.location));
     declared(written.or(accept).or(connect))
 }
 
@@ -129,8 +129,8 @@ fn declared_by_internal<'a>(
     carries: &'a ReadValue<Located<Carries>>,
     connect: &'a Located<Backend>,
 ) -> DeclaredCarries<'a> {
-    let written = carries.good().map(|carries| (carries.value, &carries.place));
-    declared(written.or(Some((carries_of_backend(&connect.value), &connect.place))))
+    let written = carries.good().map(|carries| (carries.value, &carries.location));
+    declared(written.or(Some((carries_of_backend(&connect.value), &connect.location))))
 }
 
 /// `None` for a value that was refused: nothing is known about it.
@@ -163,7 +163,7 @@ pub(super) fn carries_of_backend(backend: &Backend) -> Carries {
 }
 
 fn check_accepts(service: &RawDmzService, declaration: &DeclaredCarries<'_>, problems: &mut Vec<Problem>) {
-    for Located { value: Accept { address, .. }, place } in &service.accept.list {
+    for Located { value: Accept { address, .. }, location } in &service.accept.list {
         let Some(brought) =
             carries_of_scheme(address.scheme).filter(|brought| *brought != declaration.carries)
         else {
@@ -177,13 +177,14 @@ fn check_accepts(service: &RawDmzService, declaration: &DeclaredCarries<'_>, pro
             }
             Carries::Bytes => "write `tcp://…`, `tls://…`, `ws://…` or `wss://…`, or `carries: http`",
         };
-        problems.push(ValueProblem::new(what, advice).at(place.clone()));
+        problems.push(ValueProblem::new(what, advice).at(location.clone()));
     }
     if declaration.carries == Carries::Http {
-        for place in &service.accept.of_frames {
+        for location in &service.accept.of_frames {
             let what =
                 format!("no frames are taken off: this service carries {}", declared_where(declaration));
-            problems.push(ValueProblem::new(what, "remove it, or write `carries: bytes`").at(place.clone()));
+            problems
+                .push(ValueProblem::new(what, "remove it, or write `carries: bytes`").at(location.clone()));
         }
     }
 }
@@ -202,7 +203,7 @@ fn check_connects(
 
 fn check_connect(
     declaration: &DeclaredCarries<'_>,
-    Located { value: backend, place }: &Located<Backend>,
+    Located { value: backend, location }: &Located<Backend>,
     problems: &mut Vec<Problem>,
 ) -> bool {
     let wanted = carries_of_backend(backend);
@@ -217,7 +218,7 @@ fn check_connect(
         }
         Carries::Http => "write `tcp://…`, `tls://…`, `unix://…` or `echo://`, or `carries: http`",
     };
-    problems.push(ValueProblem::new(what, advice).at(place.clone()));
+    problems.push(ValueProblem::new(what, advice).at(location.clone()));
     false
 }
 
@@ -239,7 +240,7 @@ fn mismatch_problem(
         Carries::Bytes => "connect to `http://…` or `ws://…` here, or accept by `tcp://…` or `tls://…` there",
         Carries::Http => "connect to `tcp://…` or `tls://…` here, or write `carries: http` there",
     };
-    ValueProblem::new(what, advice).at(inner.declared_at.or(partner).unwrap_or(&outer.place).clone())
+    ValueProblem::new(what, advice).at(inner.declared_at.or(partner).unwrap_or(&outer.location).clone())
 }
 
 fn declared_where(declaration: &DeclaredCarries<'_>) -> String {

@@ -69,7 +69,7 @@ fn check_extends(
     seen: &mut Vec<PathBuf>,
 ) -> Result<(), Problem> {
     let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
-    let Some(place) = named_at else {
+    let Some(location) = named_at else {
         seen.push(real);
         return Ok(());
     };
@@ -82,7 +82,7 @@ fn check_extends(
         seen.push(real);
         return Ok(());
     };
-    Err(fault.at(place.clone()))
+    Err(fault.at(location.clone()))
 }
 
 /// The text of a file, or why there is none; reported at `named_at` if another file named it.
@@ -121,8 +121,8 @@ fn not_utf8(file: &Arc<str>, error: &std::string::FromUtf8Error) -> Problem {
     let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
     let start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
     let column = 1 + String::from_utf8_lossy(&before[start..]).chars().count();
-    let place = ProfileLocation { file: file.clone(), line, column, key: "profile".to_owned() };
-    ValueProblem::new("the text is not UTF-8 from here on", "save the file as UTF-8").at(place)
+    let location = ProfileLocation { file: file.clone(), line, column, key: "profile".to_owned() };
+    ValueProblem::new("the text is not UTF-8 from here on", "save the file as UTF-8").at(location)
 }
 
 fn source(path: &Path) -> Arc<SourceFile> {
@@ -141,13 +141,13 @@ fn take_extends(
     problems: &mut Vec<Problem>,
 ) -> Option<(PathBuf, Option<ProfileLocation>)> {
     let value = remove_entry(node, "extends")?.node;
-    let place = value.position.place("extends");
+    let location = value.position.location("extends");
     match value.value {
         YamlValue::Null => None,
         YamlValue::Text(name) if !name.is_empty() => {
             let folder = path.parent().unwrap_or(Path::new(""));
             // Rebuilt from its components, which removes a `.` in the middle.
-            Some((folder.join(name).components().collect(), Some(place)))
+            Some((folder.join(name).components().collect(), Some(location)))
         }
         YamlValue::Text(_)
         | YamlValue::Bool(_)
@@ -156,7 +156,7 @@ fn take_extends(
         | YamlValue::List(_)
         | YamlValue::Map(_) => {
             problems.push(
-                ValueProblem::new("this is not the name of a file", "write one, `forward.yaml`").at(place),
+                ValueProblem::new("this is not the name of a file", "write one, `forward.yaml`").at(location),
             );
             None
         }

@@ -60,7 +60,7 @@ fn check_ports(raw: &RawProfile, mode: Mode, problems: &mut Vec<Problem>) {
         Mode::Reverse => dmz_link,
     };
     if let Some(link) = link {
-        taken.take(&link.value.at, &link.place, problems);
+        taken.take(&link.value.at, &link.location, problems);
         raw.dmz.good().into_iter().for_each(|dmz| link_ports::check_sharing(dmz, link, problems));
     }
     let accepts = raw.dmz.good().into_iter().flat_map(|dmz| &dmz.services);
@@ -70,22 +70,24 @@ fn check_ports(raw: &RawProfile, mode: Mode, problems: &mut Vec<Problem>) {
         let at = &accept.value.address.at;
         let others = shared.entry(at).or_default();
         match others.iter().find_map(|other| Some((other, find_clash(&accept.value, &other.value)?))) {
-            Some((other, AcceptClash::Whole)) => problems.push(collision(at, &accept.place, &other.place)),
-            Some((other, AcceptClash::Requests)) => problems.push(same_requests(accept, &other.place)),
+            Some((other, AcceptClash::Whole)) => {
+                problems.push(collision(at, &accept.location, &other.location))
+            }
+            Some((other, AcceptClash::Requests)) => problems.push(same_requests(accept, &other.location)),
             Some((other, AcceptClash::Proxy)) => {
-                problems.push(other_proxy_problem(&accept.place, &other.place))
+                problems.push(other_proxy_problem(&accept.location, &other.location))
             }
             Some((other, AcceptClash::Name(name))) => {
-                problems.push(same_name_problem(name, &accept.place, &other.place))
+                problems.push(same_name_problem(name, &accept.location, &other.location))
             }
             None if !others.is_empty() => {}
             None if link.is_some_and(|link| link_ports::is_shared(&link.value, &accept.value)) => {}
-            None => taken.take(at, &accept.place, problems),
+            None => taken.take(at, &accept.location, problems),
         }
         others.push(accept);
     }
     if let Some(health) = raw.health.good() {
-        taken.take(&health.value, &health.place, problems);
+        taken.take(&health.value, &health.location, problems);
     }
 }
 
@@ -96,7 +98,7 @@ fn check_passed_ports_can_close(dmz: &RawDmz, problems: &mut Vec<Problem>) {
     for accept in accepts.filter(|accept| accept.value.address.at.passed_name().is_some()) {
         let what = "a socket that is passed in cannot be closed while no service on it is ready";
         let fault = ValueProblem::new(what, "write HOST:PORT, or `unready: accept`");
-        problems.push(fault.at(accept.place.clone()));
+        problems.push(fault.at(accept.location.clone()));
     }
 }
 
@@ -135,20 +137,20 @@ fn find_clash<'a>(one: &'a Accept, other: &Accept) -> Option<AcceptClash<'a>> {
 }
 
 fn same_requests(accept: &Located<Accept>, other: &ProfileLocation) -> Problem {
-    let Located { value: Accept { address, .. }, place } = accept;
+    let Located { value: Accept { address, .. }, location } = accept;
     let what = format!("requests for `{address}` belong to `{}` (line {}) already", other.key, other.line);
     ValueProblem::new(what, "give one of the two another path, other `hosts` or another port")
-        .at(place.clone())
+        .at(location.clone())
 }
 
-fn other_proxy_problem(place: &ProfileLocation, other: &ProfileLocation) -> Problem {
+fn other_proxy_problem(location: &ProfileLocation, other: &ProfileLocation) -> Problem {
     let what = format!("`{}` (line {}) is the same port with another `proxy`", other.key, other.line);
-    ValueProblem::new(what, "give all accepts of a port the same `proxy`").at(place.clone())
+    ValueProblem::new(what, "give all accepts of a port the same `proxy`").at(location.clone())
 }
 
-fn same_name_problem(name: &str, place: &ProfileLocation, other: &ProfileLocation) -> Problem {
+fn same_name_problem(name: &str, location: &ProfileLocation, other: &ProfileLocation) -> Problem {
     let what = format!("`{name}` belongs to `{}` (line {}) already", other.key, other.line);
-    ValueProblem::new(what, "give it to one of the two alone").at(place.clone())
+    ValueProblem::new(what, "give it to one of the two alone").at(location.clone())
 }
 
 /// The hosts of listeners, by port.
@@ -156,16 +158,17 @@ fn same_name_problem(name: &str, place: &ProfileLocation, other: &ProfileLocatio
 struct PortClaims<'a>(HashMap<u16, Vec<(&'a str, &'a ProfileLocation)>>);
 
 impl<'a> PortClaims<'a> {
-    fn take(&mut self, at: &'a HostPort, place: &'a ProfileLocation, problems: &mut Vec<Problem>) {
+    fn take(&mut self, at: &'a HostPort, location: &'a ProfileLocation, problems: &mut Vec<Problem>) {
         // Each listener on port 0 gets a port of its own.
         if at.takes_free_port() {
             return;
         }
         let hosts = self.0.entry(at.port).or_default();
-        let other = hosts.iter().filter(|(host, _)| hosts_overlap(host, &at.host)).map(|(_, place)| *place);
-        match other.min_by_key(|place| (place.line, place.column)) {
-            None => hosts.push((&at.host, place)),
-            Some(other) => problems.push(collision(at, place, other)),
+        let other =
+            hosts.iter().filter(|(host, _)| hosts_overlap(host, &at.host)).map(|(_, location)| *location);
+        match other.min_by_key(|location| (location.line, location.column)) {
+            None => hosts.push((&at.host, location)),
+            Some(other) => problems.push(collision(at, location, other)),
         }
     }
 }
@@ -196,9 +199,9 @@ fn addresses(host: &str) -> Option<Vec<IpAddr>> {
     }
 }
 
-fn collision(at: &HostPort, place: &ProfileLocation, other: &ProfileLocation) -> Problem {
+fn collision(at: &HostPort, location: &ProfileLocation, other: &ProfileLocation) -> Problem {
     let what = format!("`{at}` is listened on by `{}` (line {}) already", other.key, other.line);
-    ValueProblem::new(what, "give one of the two another port").at(place.clone())
+    ValueProblem::new(what, "give one of the two another port").at(location.clone())
 }
 
 /// During a switch between the modes, both link listeners are open for a moment.
@@ -208,9 +211,10 @@ fn check_link_listeners(dmz: &RawDmz, internal: &RawInternal, problems: &mut Vec
     let (Some(dmz), Some(internal)) = (dmz, internal) else { return };
     let port = internal.value.at.port;
     if port != 0 && port == dmz.value.at.port {
-        let Located { place: ProfileLocation { key, line, .. }, .. } = dmz;
+        let Located { location: ProfileLocation { key, line, .. }, .. } = dmz;
         let what = format!("port {port} is that of `{key}` (line {line}), and a switch of modes needs both");
-        problems.push(ValueProblem::new(what, "give one of the two another port").at(internal.place.clone()));
+        problems
+            .push(ValueProblem::new(what, "give one of the two another port").at(internal.location.clone()));
     }
 }
 
@@ -237,7 +241,7 @@ fn unpaired_problem(
             format!("service `{service}` has no partner in the other half"),
             format!("write `{folder}.{service}`, or remove this one"),
         );
-        problems.push(fault.at(name.place.clone()));
+        problems.push(fault.at(name.location.clone()));
     }
 }
 
@@ -254,6 +258,6 @@ fn check_known_peers<'a>(
             format!("`{}` is not among the peers of the link", quote_for_problem(&peer.value)),
             format!("add it to `{half}.link.tls.peers`, or remove it here"),
         );
-        problems.push(fault.at(peer.place.clone()));
+        problems.push(fault.at(peer.location.clone()));
     }
 }

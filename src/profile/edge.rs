@@ -119,7 +119,7 @@ pub(super) fn accepts(
     let items = field.and_then(|field| field.one_or_many(defaults::ACCEPTS_MAX, problems));
     let Some(items) = items else { return ServiceAccepts::default() };
     let before = problems.len();
-    let mut of_frames = web::frame_key_places(service);
+    let mut of_frames = web::frame_key_locations(service);
     let accepts: Vec<_> =
         items.iter().filter_map(|item| accept(item, &of_service, &mut of_frames, problems)).collect();
     let is_used = accepts.iter().any(|accept| accept.value.tls.is_some());
@@ -129,7 +129,7 @@ pub(super) fn accepts(
     {
         let fault =
             ValueProblem::new("no accept of this service speaks TLS", "write `tls://…`, or remove it");
-        problems.push(fault.at(tls.place.clone()));
+        problems.push(fault.at(tls.location.clone()));
     }
     if !accepts.iter().any(|accept| accept.value.web.is_some()) && problems.len() == before {
         for unused in keys::ACCEPT_WEB.iter().filter_map(|key| service.take(*key)) {
@@ -137,7 +137,7 @@ pub(super) fn accepts(
                 "no accept of this service reads requests",
                 "write `http://…` or `ws://…`, or remove it",
             );
-            problems.push(fault.at(unused.place()));
+            problems.push(fault.at(unused.location()));
         }
     }
     ServiceAccepts { list: accepts, of_frames }
@@ -151,16 +151,17 @@ fn accept(
 ) -> Option<Located<Accept>> {
     let (read, fields) =
         address(field, &keys::ACCEPT_ADDRESS, &keys::ACCEPT_ADDRESS_KEY, AcceptAddress::parse, problems)?;
-    of_frames.extend(fields.iter().flat_map(web::frame_key_places));
+    of_frames.extend(fields.iter().flat_map(web::frame_key_locations));
     let own = fields.as_ref().map(|fields| AcceptOptions::read(fields, problems));
     let bind = raw::bind(fields.as_ref(), problems);
-    let Located { value: address, place } = read;
+    let Located { value: address, location } = read;
     if !address.scheme.is_web() {
         for key in keys::ACCEPT_WEB {
             if let Some(unused) = fields.as_ref().and_then(|fields| fields.take(*key)) {
                 let what = format!("`{address}` reads no requests");
                 problems.push(
-                    ValueProblem::new(what, "write `http://…` or `ws://…`, or remove it").at(unused.place()),
+                    ValueProblem::new(what, "write `http://…` or `ws://…`, or remove it")
+                        .at(unused.location()),
                 );
             }
         }
@@ -189,7 +190,7 @@ fn accept(
                 format!("`{address}` does not speak TLS"),
                 "write `tls://…`, `wss://…` or `https://…`, or remove it",
             );
-            problems.push(fault.at(tls.place));
+            problems.push(fault.at(tls.location));
             return None;
         }
         (false, ReadValue::Absent, _) => None,
@@ -200,16 +201,16 @@ fn accept(
                 format!("`{address}` needs `tls`, and neither it nor its service has any"),
                 "write `tls: { certificate: FILE, key: FILE }`",
             );
-            problems.push(fault.at(place));
+            problems.push(fault.at(location));
             return None;
         }
         (_, ReadValue::Bad, _) | (true, ReadValue::Absent, ReadValue::Bad) => return None,
     };
     if let Some(Err(fault)) = tls.as_ref().map(|tls| check_web_alpn(address.scheme, &tls.alpn)) {
-        problems.push(fault.at(place));
+        problems.push(fault.at(location));
         return None;
     }
-    Some(Located { value: Accept { address, bind: bind?, tls, web, sni, proxy }, place })
+    Some(Located { value: Accept { address, bind: bind?, tls, web, sni, proxy }, location })
 }
 
 impl AcceptOptions {
@@ -243,7 +244,7 @@ pub(super) fn proxies(
     for item in from.items(defaults::NETWORKS_MAX, problems)? {
         match item.text(problems).map(Network::parse) {
             Some(Ok(network)) => networks.push(network),
-            Some(Err(fault)) => problems.push(fault.at(item.place())),
+            Some(Err(fault)) => problems.push(fault.at(item.location())),
             None => {}
         }
     }
@@ -265,7 +266,7 @@ fn server_names(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<
         } else {
             ValueProblem::new(format!("`{text}` stands here twice"), "remove one")
         };
-        problems.push(fault.at(item.place()));
+        problems.push(fault.at(item.location()));
     }
     let mut names: Vec<_> = seen.into_iter().collect();
     names.sort_unstable();
@@ -300,7 +301,7 @@ fn accept_tls(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<Lo
             let unused = [ca, names].into_iter().flatten();
             for unused in unused.chain(revoked.into_iter().filter_map(|key| fields.take(key))) {
                 let fault = ValueProblem::new("clients' certificates are not asked for", "remove it");
-                problems.push(fault.at(unused.place()));
+                problems.push(fault.at(unused.location()));
             }
             ClientCheck::Nobody
         }
@@ -330,7 +331,7 @@ pub(super) fn alpn_names(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -
             names.push(name.to_owned());
             continue;
         };
-        problems.push(fault.at(item.place()));
+        problems.push(fault.at(item.location()));
     }
     (problems.len() == before).then_some(names)
 }

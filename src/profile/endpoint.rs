@@ -253,8 +253,8 @@ impl BackendAddress {
 /// A path of plain segments, without an ending slash.
 pub(super) fn path(text: &str) -> Result<String, ValueProblem> {
     let path = text.strip_suffix('/').unwrap_or(text);
-    let sign = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:".contains(&byte);
-    let segment = |segment: &str| !matches!(segment, "" | "." | "..") && segment.bytes().all(sign);
+    let ch = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:".contains(&byte);
+    let segment = |segment: &str| !matches!(segment, "" | "." | "..") && segment.bytes().all(ch);
     if path.is_empty() {
         return Ok("/".into());
     }
@@ -408,13 +408,13 @@ pub(super) fn host_of(text: &str) -> Result<String, ValueProblem> {
 
 /// A link-local address, with the interface that says which link it is on (RFC 4007, section 11).
 fn parse_zoned(ip: Ipv6Addr, zone: &str) -> Result<String, ValueProblem> {
-    let sign = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    let ch = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     if !ip.is_unicast_link_local() {
         let what = format!("`{ip}` is not a link-local address; only those have a zone");
         return Err(ValueProblem::new(what, format!("remove the `%{}`", quote_for_problem(zone))));
     }
     // An interface's name has at most 15 bytes (IFNAMSIZ).
-    if !(1..=15).contains(&zone.len()) || !zone.bytes().all(sign) {
+    if !(1..=15).contains(&zone.len()) || !zone.bytes().all(ch) {
         let what = format!("`{}` is not the name of an interface", quote_for_problem(zone));
         return Err(ValueProblem::new(what, "write it as `ip link` shows it, `[fe80::1%eth0]`"));
     }
@@ -425,9 +425,9 @@ fn parse_zoned(ip: Ipv6Addr, zone: &str) -> Result<String, ValueProblem> {
 /// (RFC 1123, section 2.1).
 pub(super) fn is_name(text: &str) -> bool {
     let text = text.strip_suffix('.').unwrap_or(text);
-    let sign = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    let ch = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     let label =
-        |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(sign) && !label.starts_with('-');
+        |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(ch) && !label.starts_with('-');
     let last = text.rsplit('.').next().unwrap_or(text);
     text.len() <= 253 && text.split('.').all(label) && !last.bytes().all(|byte| byte.is_ascii_digit())
 }

@@ -15,7 +15,7 @@ use super::{
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Located<T> {
     pub value: T,
-    pub place: ProfileLocation,
+    pub location: ProfileLocation,
 }
 
 /// The result of reading a key. For a bad value, the problem has already been left.
@@ -60,7 +60,7 @@ pub(super) struct MapReader<'a> {
     path: String,
     keys: &'static KeyMap,
     /// The place of the map's own key.
-    pub place: ProfileLocation,
+    pub location: ProfileLocation,
     entries: &'a [YamlEntry],
 }
 
@@ -87,8 +87,8 @@ impl<'a> MapReader<'a> {
         if self.entries.iter().any(|entry| self.keys.meant(&entry.key) == Some(key)) {
             return;
         }
-        let place = ProfileLocation { key: join_path(&self.path, key), ..self.place.clone() };
-        problems.push(ValueProblem::new("this key is missing", advice).at(place));
+        let location = ProfileLocation { key: join_path(&self.path, key), ..self.location.clone() };
+        problems.push(ValueProblem::new("this key is missing", advice).at(location));
     }
 }
 
@@ -103,22 +103,22 @@ pub(super) struct ValueReader<'a> {
 
 impl<'a> ValueReader<'a> {
     /// The position of the value.
-    pub fn place(&self) -> ProfileLocation {
-        self.node.position.place(&self.path)
+    pub fn location(&self) -> ProfileLocation {
+        self.node.position.location(&self.path)
     }
 
     /// The position of the key.
-    pub fn key_place(&self) -> ProfileLocation {
-        self.position.place(&self.path)
+    pub fn key_location(&self) -> ProfileLocation {
+        self.position.location(&self.path)
     }
 
     pub fn at<T>(&self, value: T) -> Located<T> {
-        Located { value, place: self.place() }
+        Located { value, location: self.location() }
     }
 
     /// Leaves a problem at the value.
     pub fn refuse<T>(&self, fault: ValueProblem, problems: &mut Vec<Problem>) -> Option<T> {
-        problems.push(fault.at(self.place()));
+        problems.push(fault.at(self.location()));
         None
     }
 
@@ -142,10 +142,10 @@ impl<'a> ValueReader<'a> {
         };
         let faults = entries.iter().filter_map(|entry| {
             let path = join_path(&self.path, &entry.key);
-            keys.fault(&entry.key).map(|fault| fault.at(entry.position.place(&path)))
+            keys.fault(&entry.key).map(|fault| fault.at(entry.position.location(&path)))
         });
         problems.extend(faults);
-        Some(MapReader { path: self.path.clone(), keys, place: self.key_place(), entries })
+        Some(MapReader { path: self.path.clone(), keys, location: self.key_location(), entries })
     }
 
     /// The names and values of a map whose keys the operator chooses.
@@ -264,7 +264,7 @@ impl<'a> ValueReader<'a> {
                 names.push(item.at(text.to_owned()));
                 continue;
             };
-            problems.push(fault.at(item.place()));
+            problems.push(fault.at(item.location()));
         }
         (problems.len() == before).then_some(names)
     }

@@ -19,7 +19,7 @@ pub fn find(name_or_file: &str, folders: &[PathBuf]) -> Result<PathBuf, Problem>
     let found = folders.iter().map(|folder| folder.join(&file_name)).find(|file| file.is_file());
     found.ok_or_else(|| {
         let looked: Vec<_> = folders.iter().map(|folder| text::clean_path(folder)).collect();
-        let place = ProfileLocation {
+        let location = ProfileLocation {
             file: text::clean_path(Path::new(&file_name)).into(),
             line: 0,
             column: 0,
@@ -30,7 +30,7 @@ pub fn find(name_or_file: &str, folders: &[PathBuf]) -> Result<PathBuf, Problem>
             what,
             "correct the name, name a file (`./NAME.yaml`), or write a first profile with `portcullis init`",
         )
-        .at(place)
+        .at(location)
     })
 }
 

@@ -143,7 +143,7 @@ pub(super) fn name_servers(top: &MapReader<'_>, problems: &mut Vec<Problem>) -> 
                 ValueProblem::new(what, "write ADDRESS:PORT, `127.0.0.1:53` or `[::1]:53`, and no name")
             }
         };
-        problems.push(fault.at(item.place()));
+        problems.push(fault.at(item.location()));
     }
     Some(servers)
 }

@@ -218,7 +218,7 @@ fn filter(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<Client
                     }
                 }
             };
-            problems.push(fault.at(item.place()));
+            problems.push(fault.at(item.location()));
         }
     }
     if filter.networks.is_empty() && problems.len() == before {

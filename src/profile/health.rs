@@ -22,7 +22,7 @@ pub(super) fn read(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Opti
         "this port can be reached from other machines, and asks nobody who they are",
         "use a loopback address, or write `{ address: HOST:PORT, insecure: true }`",
     );
-    problems.push(fault.at(at.place));
+    problems.push(fault.at(at.location));
     None
 }
 
@@ -34,7 +34,7 @@ pub(super) fn check(raw: &RawProfile, mode: Mode, problems: &mut Vec<Problem>) {
             "in mode `reverse` the internal gateway listens nowhere",
             "remove it: `status --ready` and `metrics` tell the same through the admin socket",
         );
-        problems.push(fault.at(health.place.clone()));
+        problems.push(fault.at(health.location.clone()));
     }
 }
 

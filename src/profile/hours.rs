@@ -71,7 +71,7 @@ pub(super) fn read(fields: &MapReader<'_>, problems: &mut Vec<Problem>) -> Optio
         if let Some(zone) = zone {
             let what = "without `hours` this means nothing";
             let fault = ValueProblem::new(what, "write `hours: [\"Mon-Fri 07:00-19:00\"]`, or remove it");
-            problems.push(fault.at(zone.place()));
+            problems.push(fault.at(zone.location()));
         }
         return None;
     };
@@ -87,7 +87,7 @@ pub(super) fn read(fields: &MapReader<'_>, problems: &mut Vec<Problem>) -> Optio
         let Some(text) = item.text(problems) else { continue };
         match span(text) {
             Ok(span) => spans.push(span),
-            Err(fault) => problems.push(fault.at(item.place())),
+            Err(fault) => problems.push(fault.at(item.location())),
         }
         texts.push(text);
     }

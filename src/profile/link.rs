@@ -39,7 +39,7 @@ pub(super) struct InternalLink {
 
 /// The keys of a link that both halves have.
 pub(super) struct LinkEnds {
-    pub place: ProfileLocation,
+    pub location: ProfileLocation,
     pub listen: ReadValue<Located<LinkAddress>>,
     pub bind: BindPolicy,
     pub connect: ReadValue<Vec<Located<LinkAddress>>>,
@@ -85,7 +85,7 @@ impl InternalLink {
         let ends = LinkEnds::read(&fields, (&keys::INTERNAL_LISTEN, &keys::INTERNAL_CONNECT), demo, problems);
         if let Some(listen) = ends.listen.good().filter(|listen| listen.value.at.passed_name().is_some()) {
             let what = "the internal half takes no socket that is passed in";
-            problems.push(ValueProblem::new(what, "write HOST:PORT").at(listen.place.clone()));
+            problems.push(ValueProblem::new(what, "write HOST:PORT").at(listen.location.clone()));
         }
         Some(Self {
             ends,
@@ -136,7 +136,7 @@ impl LinkEnds {
         }
         post_quantum(link, &mut tls, problems);
         let insecure = keys::INSECURE.read(link, problems);
-        let ends = Self { place: link.place.clone(), listen, bind, connect, tls };
+        let ends = Self { location: link.location.clone(), listen, bind, connect, tls };
         if !insecure {
             ends.refuse_plain(problems);
         }
@@ -160,7 +160,7 @@ impl LinkEnds {
                      proves nothing of the other gateway; or use a loopback address, or say `insecure: true`"
                 }
             };
-            ValueProblem::new("a link without TLS leaves this machine", advice).at(address.place.clone())
+            ValueProblem::new("a link without TLS leaves this machine", advice).at(address.location.clone())
         };
         problems.extend(self.addresses().filter(plain).map(fault));
     }
@@ -173,8 +173,8 @@ impl LinkEnds {
                 format!("`{}` needs `tls`, and the link has none", address.value),
                 "write `tls: { certificate: FILE, key: FILE, ca: FILE, peers: [NAME] }`",
             );
-            let key = format!("{}.tls", self.place.key);
-            problems.push(fault.at(ProfileLocation { key, ..self.place.clone() }));
+            let key = format!("{}.tls", self.location.key);
+            problems.push(fault.at(ProfileLocation { key, ..self.location.clone() }));
         }
     }
 }
@@ -240,7 +240,7 @@ fn post_quantum(link: &MapReader<'_>, tls: &mut ReadValue<LinkTls>, problems: &m
         ReadValue::Absent => {
             let fault =
                 ValueProblem::new("a link without `tls` exchanges no keys", "write `tls`, or remove it");
-            problems.push(fault.at(field.place()));
+            problems.push(fault.at(field.location()));
         }
     }
 }
@@ -262,7 +262,7 @@ pub(super) fn named_file(
         return field.refuse(ValueProblem::new(what, advice), problems);
     }
     let path = field.node.position.source.folder.join(text);
-    Some(PemSource::File { path, place: field.place() })
+    Some(PemSource::File { path, location: field.location() })
 }
 
 fn links_per_peer(link: &MapReader<'_>, problems: &mut Vec<Problem>) -> Option<usize> {
@@ -304,8 +304,8 @@ fn retry(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<RetryPo
             duration::format_duration(limit),
             duration::format_duration(first)
         );
-        let place = maximum.map_or_else(|| field.place(), |field| field.place());
-        problems.push(ValueProblem::new(what, "raise it, or lower `first`").at(place));
+        let location = maximum.map_or_else(|| field.location(), |field| field.location());
+        problems.push(ValueProblem::new(what, "raise it, or lower `first`").at(location));
     }
     Some(RetryPolicy { first, maximum: limit })
 }

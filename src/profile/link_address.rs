@@ -216,7 +216,7 @@ impl LinkAddress {
 /// `outer` of a link, as written.
 #[derive(Default)]
 pub(super) struct OuterOptions {
-    place: Option<ProfileLocation>,
+    location: Option<ProfileLocation>,
     pair: Option<KeyPair>,
     ca: Option<PemSource>,
     name: Option<String>,
@@ -250,7 +250,7 @@ impl OuterOptions {
             let name = host_of(field.text(problems)?);
             name.map_or_else(|fault| field.refuse(fault, problems), Some)
         });
-        (problems.len() == before).then(|| Self { place: Some(field.place()), pair, ca, name })
+        (problems.len() == before).then(|| Self { location: Some(field.location()), pair, ca, name })
     }
 
     /// Applies the options to each address.
@@ -270,30 +270,31 @@ impl OuterOptions {
             }
         }
         if let ReadValue::Good(connect) = connect {
-            for Located { value: address, place } in connect {
+            for Located { value: address, location } in connect {
                 let host = address.at.host_without_zone().to_owned();
                 let has_targets = address.gateways == GatewaysOfName::Service && self.name.is_none();
                 let Some(socket) = address.web_socket_mut().filter(|socket| socket.is_secure()) else {
                     continue;
                 };
                 is_used = true;
-                match self.checked(host, place) {
+                match self.checked(host, location) {
                     Ok(tls) if has_targets => socket.outer = OuterTls::CheckedByTarget(Box::new(tls)),
                     Ok(tls) => socket.outer = OuterTls::Checked(Box::new(tls)),
-                    Err(fault) => problems.push(fault.at(place.clone())),
+                    Err(fault) => problems.push(fault.at(location.clone())),
                 }
             }
         }
-        if let Some(place) = self.place.as_ref().filter(|_| !is_used) {
+        if let Some(location) = self.location.as_ref().filter(|_| !is_used) {
             let what = "no address of this link speaks TLS around a WebSocket";
             let fault = ValueProblem::new(what, "write `socks+wss://HOST:PORT/PATH`, or remove it");
-            problems.push(fault.at(place.clone()));
+            problems.push(fault.at(location.clone()));
         }
     }
 
-    fn checked(&self, host: String, place: &ProfileLocation) -> Result<ConnectTls, ValueProblem> {
-        let of_system =
-            || Some(PemSource::File { path: system_authorities()?.to_path_buf(), place: place.clone() });
+    fn checked(&self, host: String, location: &ProfileLocation) -> Result<ConnectTls, ValueProblem> {
+        let of_system = || {
+            Some(PemSource::File { path: system_authorities()?.to_path_buf(), location: location.clone() })
+        };
         let ca = self.ca.clone().or_else(of_system).ok_or_else(|| {
             let what = "this system has no file with authorities that the outer certificate could come from";
             ValueProblem::new(what, "write `outer: { ca: FILE }` under `link`")

@@ -33,7 +33,7 @@ fn check_certificate(listen: &Located<LinkAddress>, problems: &mut Vec<Problem>)
     if listen.value.web_socket().is_some_and(|socket| socket.outer == OuterTls::OfPort) {
         let what = format!("`{}` has no certificate to show", listen.value);
         let advice = "write `outer: { certificate: FILE, key: FILE }` under `link`";
-        problems.push(ValueProblem::new(what, advice).at(listen.place.clone()));
+        problems.push(ValueProblem::new(what, advice).at(listen.location.clone()));
     }
 }
 
@@ -59,14 +59,14 @@ pub(super) fn check_sharing(dmz: &RawDmz, listen: &Located<LinkAddress>, problem
     };
     let accepts = dmz.services.iter().flat_map(of_service);
     let shared = accepts.filter(|(_, accept)| is_shared(&listen.value, &accept.value));
-    for (unready, Located { value: accept, place }) in shared {
-        let Located { place: ProfileLocation { key, line, .. }, .. } = listen;
+    for (unready, Located { value: accept, location }) in shared {
+        let Located { location: ProfileLocation { key, line, .. }, .. } = listen;
         if matches!(accept.tls.as_ref().map(|tls| &tls.clients), Some(ClientCheck::Required(_))) {
             let what = format!(
                 "clients have to show certificates on the port of `{key}` (line {line}), and links show none there"
             );
             let advice = "write `verify_client: optional`, or give one of the two another port";
-            problems.push(ValueProblem::new(what, advice).at(place.clone()));
+            problems.push(ValueProblem::new(what, advice).at(location.clone()));
         }
         if unready == UnreadyPolicy::Refuse {
             let what = format!(
@@ -75,7 +75,7 @@ pub(super) fn check_sharing(dmz: &RawDmz, listen: &Located<LinkAddress>, problem
             );
             let fault =
                 ValueProblem::new(what, "write `unready: accept`, or give one of the two another port");
-            problems.push(fault.at(place.clone()));
+            problems.push(fault.at(location.clone()));
         }
     }
 }

@@ -39,7 +39,7 @@ fn check_link_port(raw: &RawProfile, mode: Mode, problems: &mut Vec<Problem>) {
         if is_at(to, link) {
             let what = format!("`{}` is this gateway's own port for links", backend.value);
             let fault = ValueProblem::new(what, "write the address of the server itself");
-            problems.push(fault.at(backend.place.clone()));
+            problems.push(fault.at(backend.location.clone()));
         }
     }
 }
@@ -77,7 +77,7 @@ fn check_client_ports(raw: &RawProfile, mode: Mode, problems: &mut Vec<Problem>)
                     let what = format!("`{}` leads back to the clients of `{service}`", by.value);
                     problems.push(
                         ValueProblem::new(what, "write the address of the server itself")
-                            .at(by.place.clone()),
+                            .at(by.location.clone()),
                     );
                     next.clear();
                     break;

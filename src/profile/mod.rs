@@ -63,7 +63,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub use auth::{
-    AuthSource, ClaimValue, ClientAuth, CredentialPolicy, ExpiryPolicy, PreflightPolicy, TokenPlace,
+    AuthSource, ClaimValue, ClientAuth, CredentialPolicy, ExpiryPolicy, PreflightPolicy, TokenLocation,
     TokenRules, is_user_name,
 };
 pub use backend::{Backend, ConnectTls, HttpRemote, ProxyVersion, RemoteServer};
@@ -110,7 +110,7 @@ pub enum Mode {
 
 impl Mode {
     /// As written in profiles and on command lines.
-    pub fn word(self) -> &'static str {
+    pub fn label(self) -> &'static str {
         match self {
             Self::Direct => "direct",
             Self::Forward => "forward",
@@ -398,7 +398,7 @@ pub enum ExpiredListPolicy {
 #[derive(Debug, Clone, Eq)]
 pub enum PemSource {
     /// A file, and the place in the profile that names it.
-    File { path: PathBuf, place: ProfileLocation },
+    File { path: PathBuf, location: ProfileLocation },
     /// Made at the start, never on disk.
     Memory(Arc<str>),
 }

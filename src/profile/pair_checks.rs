@@ -45,10 +45,12 @@ fn check_modes(dmz: &[&RawProfile], internal: &[&RawProfile], problems: &mut Vec
         // Files of more than one pair may be checked at once, so one partner is enough.
         let is_partner = |outside: &&&RawProfile| mode(outside).is_none_or(|outer| outer == inner);
         if let Some(other) = dmz.first().filter(|_| !dmz.iter().any(|outside| is_partner(&outside))) {
-            let place = ProfileLocation { key: "mode".to_owned(), ..inside.place.clone() };
-            let what =
-                format!("the DMZ half in {} runs in another mode, so no link joins them", other.place.file);
-            problems.push(ValueProblem::new(what, "give both the same `mode`").at(place));
+            let location = ProfileLocation { key: "mode".to_owned(), ..inside.location.clone() };
+            let what = format!(
+                "the DMZ half in {} runs in another mode, so no link joins them",
+                other.location.file
+            );
+            problems.push(ValueProblem::new(what, "give both the same `mode`").at(location));
         }
     }
 }

@@ -186,7 +186,7 @@ impl SyntaxCheck {
             return Ok(());
         }
         let (line, column) = position(at);
-        self.place(SourceMark { line, column, under: MarkChildren::Nothing });
+        self.location(SourceMark { line, column, under: MarkChildren::Nothing });
         Ok(())
     }
 
@@ -211,11 +211,11 @@ impl SyntaxCheck {
             OpenNodeKind::List(items) => MarkChildren::Items(items),
             OpenNodeKind::Map { entries, .. } => MarkChildren::Entries(entries),
         };
-        self.place(SourceMark { line, column, under });
+        self.location(SourceMark { line, column, under });
     }
 
     /// Puts a finished value where it belongs: into the open list or map, or at the top.
-    fn place(&mut self, value: SourceMark) {
+    fn location(&mut self, value: SourceMark) {
         match self.open.last_mut().map(|open| &mut open.kind) {
             None => self.root = Some(value),
             Some(OpenNodeKind::List(items)) => items.push(value),

@@ -15,14 +15,14 @@ pub struct ProfileLocation {
 /// A thing wrong with a profile.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    pub place: ProfileLocation,
+    pub location: ProfileLocation,
     pub what: String,
     pub advice: String,
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ProfileLocation { file, line, column, key } = &self.place;
+        let ProfileLocation { file, line, column, key } = &self.location;
         write!(out, "{file}:{line}:{column}: {key}: {}; {}", self.what, self.advice)
     }
 }
@@ -39,8 +39,8 @@ impl ValueProblem {
         Self { what: what.into(), advice: advice.into() }
     }
 
-    pub fn at(self, place: ProfileLocation) -> Problem {
-        Problem { place, what: self.what, advice: self.advice }
+    pub fn at(self, location: ProfileLocation) -> Problem {
+        Problem { location, what: self.what, advice: self.advice }
     }
 }
 

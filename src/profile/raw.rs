@@ -28,7 +28,7 @@ use super::{
 
 pub(super) struct RawProfile {
     /// The beginning of the file.
-    pub place: ProfileLocation,
+    pub location: ProfileLocation,
     pub name: ReadValue<String>,
     pub mode: ReadValue<Mode>,
     pub dmz: ReadValue<RawDmz>,
@@ -45,7 +45,7 @@ pub(super) struct RawProfile {
 }
 
 pub(super) struct RawDmz {
-    pub place: ProfileLocation,
+    pub location: ProfileLocation,
     pub link: ReadValue<DmzLink>,
     pub unready: UnreadyPolicy,
     /// For services that do not set it themselves.
@@ -56,7 +56,7 @@ pub(super) struct RawDmz {
 }
 
 pub(super) struct RawInternal {
-    pub place: ProfileLocation,
+    pub location: ProfileLocation,
     pub link: ReadValue<InternalLink>,
     /// Every named service, including those with problems.
     pub names: ReadValue<Vec<Located<ServiceName>>>,
@@ -65,7 +65,7 @@ pub(super) struct RawInternal {
 
 pub(super) struct RawDmzService {
     pub name: ServiceName,
-    pub place: ProfileLocation,
+    pub location: ProfileLocation,
     pub accept: ServiceAccepts,
     pub unready: Option<UnreadyPolicy>,
     pub clients: RawClientRules,
@@ -78,7 +78,7 @@ pub(super) struct RawDmzService {
 
 pub(super) struct RawInternalService {
     pub name: ServiceName,
-    pub place: ProfileLocation,
+    pub location: ProfileLocation,
     pub connect: ReadValue<RawBackends>,
     pub sessions: Option<usize>,
     pub per_peer: Option<SessionLimits>,
@@ -104,7 +104,7 @@ pub(super) fn read(
             dmz_service(name, field, &auth, problems)
         };
         let (names, services) = services(&half, &keys::DMZ_SERVICES, read, problems);
-        Some(RawDmz { place: field.key_place(), link, unready, clients, names, services })
+        Some(RawDmz { location: field.key_location(), link, unready, clients, names, services })
     });
     let internal = ReadValue::read(top.take(&keys::INTERNAL), |field| {
         let half = field.map(&keys::INTERNAL_HALF, problems)?;
@@ -113,7 +113,7 @@ pub(super) fn read(
             InternalLink::read(&link, demo.map(|demo| &demo.internal), problems)
         });
         let (names, services) = services(&half, &keys::INTERNAL_SERVICES, internal_service, problems);
-        Some(RawInternal { place: field.key_place(), link, names, services })
+        Some(RawInternal { location: field.key_location(), link, names, services })
     });
     let log = top.take(&keys::LOG).and_then(|field| logs::file(&field, problems));
     let access_log = top.take(&keys::ACCESS_LOG).and_then(|field| logs::access_log(&field, problems));
@@ -135,7 +135,7 @@ pub(super) fn read(
         access_log,
         confine: confine(&top, problems).unwrap_or_default(),
         resolver: gateways::name_servers(&top, problems).unwrap_or_default(),
-        place: top.place,
+        location: top.location,
     })
 }
 
@@ -180,8 +180,10 @@ fn services<T>(
     };
     let Some(named) = named_services(&field, problems) else { return (ReadValue::Bad, Vec::new()) };
     let services = named.iter().filter_map(|(name, field)| read(name.clone(), field, problems)).collect();
-    let name =
-        |(name, field): (ServiceName, ValueReader<'_>)| Located { value: name, place: field.key_place() };
+    let name = |(name, field): (ServiceName, ValueReader<'_>)| Located {
+        value: name,
+        location: field.key_location(),
+    };
     (ReadValue::Good(named.into_iter().map(name).collect()), services)
 }
 
@@ -206,7 +208,7 @@ fn named_services<'a>(
         }
         let what = format!("`{}` is not a service's name", quote_for_problem(name));
         let fault = ValueProblem::new(what, "write 1 to 255 of A-Z, a-z, 0-9, `.`, `_`, `-`");
-        problems.push(fault.at(field.key_place()));
+        problems.push(fault.at(field.key_location()));
     }
     Some(services)
 }
@@ -228,7 +230,7 @@ fn dmz_service(
     }
     Some(RawDmzService {
         name,
-        place: field.key_place(),
+        location: field.key_location(),
         accept: edge::accepts(accept.as_ref(), &fields, of_half, problems),
         connect: backends::reached(&fields, &keys::DMZ_SERVICE_CONNECT, problems),
         unready: keys::UNREADY.written(&fields, problems),
@@ -262,7 +264,7 @@ fn internal_service(
     }
     Some(RawInternalService {
         name,
-        place: field.key_place(),
+        location: field.key_location(),
         connect,
         sessions: keys::INTERNAL_SESSIONS.read(&fields, problems),
         per_peer: guards::peer_limits(&fields, problems),
@@ -278,7 +280,7 @@ fn socket_hosts(field: &ValueReader<'_>, connect: &mut ReadValue<RawBackends>, p
     if !connect.name_sockets(hosts.as_deref().unwrap_or_default()) {
         let what = "what this service reaches has a host of its own";
         let fault = ValueProblem::new(what, "write `http+unix:///…` in `connect`, or remove it");
-        problems.push(fault.at(field.place()));
+        problems.push(fault.at(field.location()));
     }
 }
 
@@ -313,7 +315,7 @@ fn own_names(field: &ValueReader<'_>, connect: &mut ReadValue<RawBackends>, prob
     if !is_used {
         let what = "what this service reaches answers no requests";
         let fault = ValueProblem::new(what, "write `http://…` or `https://…` in `connect`, or remove it");
-        problems.push(fault.at(field.place()));
+        problems.push(fault.at(field.location()));
     }
 }
 
@@ -361,16 +363,16 @@ fn plain_address<T>(
 /// Reports addresses that are listed twice, and drops them.
 pub(super) fn distinct<T>(
     items: Vec<Located<T>>,
-    place: impl Fn(&T) -> String,
+    location: impl Fn(&T) -> String,
     problems: &mut Vec<Problem>,
 ) -> Vec<Located<T>> {
     let mut seen = HashSet::new();
     let mut distinct = Vec::new();
     for item in items {
-        let at = place(&item.value);
+        let at = location(&item.value);
         if seen.contains(&at) {
             problems
-                .push(ValueProblem::new(format!("`{at}` stands here twice"), "remove one").at(item.place));
+                .push(ValueProblem::new(format!("`{at}` stands here twice"), "remove one").at(item.location));
         } else {
             seen.insert(at);
             distinct.push(item);

@@ -6,8 +6,8 @@ use super::keys::{self, AnyKey, KeyMap};
 /// example.
 pub fn reference() -> String {
     let mut text = String::new();
-    for (place, map) in places() {
-        text.push_str(&format!("### {place}\n\n{}\n\n", map.about));
+    for (location, map) in locations() {
+        text.push_str(&format!("### {location}\n\n{}\n\n", map.about));
         text.push_str("| key | meaning | type and range | default | example |\n|---|---|---|---|---|\n");
         map.keys().for_each(|key| text.push_str(&row(key)));
         text.push('\n');
@@ -30,21 +30,21 @@ fn row(key: &dyn AnyKey) -> String {
 }
 
 /// Each kind of map once, with all places where it may be, from the top down.
-fn places() -> Vec<(String, &'static KeyMap)> {
+fn locations() -> Vec<(String, &'static KeyMap)> {
     let mut found: Vec<(Vec<String>, &'static KeyMap)> = Vec::new();
     let mut open = std::collections::VecDeque::from([(String::new(), &keys::PROFILE)]);
     while let Some((path, map)) = open.pop_front() {
-        let place = if path.is_empty() { "The profile".to_owned() } else { format!("`{path}`") };
-        if let Some((places, _)) = found.iter_mut().find(|(_, known)| std::ptr::eq(*known, map)) {
-            places.push(place);
+        let location = if path.is_empty() { "The profile".to_owned() } else { format!("`{path}`") };
+        if let Some((locations, _)) = found.iter_mut().find(|(_, known)| std::ptr::eq(*known, map)) {
+            locations.push(location);
             continue;
         }
-        found.push((vec![place], map));
+        found.push((vec![location], map));
         for key in map.keys() {
             let Some(below) = key.value().map() else { continue };
             let name = if path.is_empty() { key.name().to_owned() } else { format!("{path}.{}", key.name()) };
             open.push_back((if key.value().is_named() { format!("{name}.NAME") } else { name }, below));
         }
     }
-    found.into_iter().map(|(places, map)| (places.join(", "), map)).collect()
+    found.into_iter().map(|(locations, map)| (locations.join(", "), map)).collect()
 }

@@ -118,8 +118,8 @@ fn resolve(
     }
     // In the order of the file, whatever order they were found in.
     problems.sort_by(|a, b| {
-        let order = |place: &ProfileLocation| (place.file.clone(), place.line, place.column);
-        order(&a.place).cmp(&order(&b.place))
+        let order = |location: &ProfileLocation| (location.file.clone(), location.line, location.column);
+        order(&a.location).cmp(&order(&b.location))
     });
     match profile {
         Some(profile) if problems.is_empty() => Ok(profile),
@@ -138,12 +138,12 @@ fn passed_names(raw: &RawProfile) -> BTreeSet<String> {
 
 fn mode(raw: &RawProfile, choice: &ProfileOverrides, problems: &mut Vec<Problem>) -> Option<Mode> {
     if choice.mode.is_none() && raw.mode.is_absent() {
-        let place = ProfileLocation { key: "mode".to_owned(), ..raw.place.clone() };
+        let location = ProfileLocation { key: "mode".to_owned(), ..raw.location.clone() };
         let fault = ValueProblem::new(
             "this key is missing",
             "write `mode: direct`, `mode: forward` or `mode: reverse`",
         );
-        problems.push(fault.at(place));
+        problems.push(fault.at(location));
     }
     choice.mode.or(raw.mode.good().copied())
 }
@@ -160,9 +160,9 @@ fn name(raw: &RawProfile, file: Option<&Path>, problems: &mut Vec<Problem>) -> O
         return Some(stem.into_owned());
     }
     let what = format!("the file's name, `{}`, cannot be the profile's", quote_for_problem(&stem));
-    let place = ProfileLocation { key: "name".to_owned(), ..raw.place.clone() };
+    let location = ProfileLocation { key: "name".to_owned(), ..raw.location.clone() };
     problems.push(
-        ValueProblem::new(what, "write `name:` with 1 to 64 of A-Z, a-z, 0-9, `.`, `_`, `-`").at(place),
+        ValueProblem::new(what, "write `name:` with 1 to 64 of A-Z, a-z, 0-9, `.`, `_`, `-`").at(location),
     );
     None
 }
@@ -170,8 +170,8 @@ fn name(raw: &RawProfile, file: Option<&Path>, problems: &mut Vec<Problem>) -> O
 /// Checks that the halves needed by the mode and by `--role` are there.
 fn check_halves(raw: &RawProfile, mode: Mode, half: Option<Half>, problems: &mut Vec<Problem>) {
     let mut missing = |half: &str, what: String, advice: &str| {
-        let place = ProfileLocation { key: half.to_owned(), ..raw.place.clone() };
-        problems.push(ValueProblem::new(what, advice).at(place));
+        let location = ProfileLocation { key: half.to_owned(), ..raw.location.clone() };
+        problems.push(ValueProblem::new(what, advice).at(location));
     };
     let (no_dmz, no_internal) = (raw.dmz.is_absent(), raw.internal.is_absent());
     if no_dmz && no_internal {
@@ -200,13 +200,13 @@ fn dmz_half(
     let mode_settings = match mode {
         Mode::Direct => DmzMode::Direct(backends(raw, partner, problems)),
         Mode::Forward => {
-            let link = link(&raw.link, &raw.place, "dmz.link", mode, problems)?;
+            let link = link(&raw.link, &raw.location, "dmz.link", mode, problems)?;
             let connect = needed(&link.ends.connect, "connect", &link.ends, mode, problems)?;
             let (connect, tls) = with_tls(connect, &link.ends);
             DmzMode::Forward { connect, tls, pool: link.pool }
         }
         Mode::Reverse => {
-            let DmzLink { ends, pool } = link(&raw.link, &raw.place, "dmz.link", mode, problems)?;
+            let DmzLink { ends, pool } = link(&raw.link, &raw.location, "dmz.link", mode, problems)?;
             let listen = needed(&ends.listen, "listen", ends, mode, problems)?.value.clone();
             let tls = ends.tls.good().filter(|_| listen.tls).cloned();
             DmzMode::Reverse { listen, bind: ends.bind, tls, pool: *pool }
@@ -221,13 +221,13 @@ fn internal_half(raw: &RawInternal, mode: Mode, problems: &mut Vec<Problem>) -> 
     let (mode_settings, link) = match mode {
         Mode::Direct => return None,
         Mode::Forward => {
-            let link = link(&raw.link, &raw.place, "internal.link", mode, problems)?;
+            let link = link(&raw.link, &raw.location, "internal.link", mode, problems)?;
             let listen = needed(&link.ends.listen, "listen", &link.ends, mode, problems)?.value.clone();
             let tls = link.ends.tls.good().filter(|_| listen.tls).cloned();
             (InternalMode::Forward { listen, bind: link.ends.bind, tls }, link)
         }
         Mode::Reverse => {
-            let link = link(&raw.link, &raw.place, "internal.link", mode, problems)?;
+            let link = link(&raw.link, &raw.location, "internal.link", mode, problems)?;
             let connect = needed(&link.ends.connect, "connect", &link.ends, mode, problems)?;
             let (connect, tls) = with_tls(connect, &link.ends);
             (InternalMode::Reverse { connect, tls, prepared: link.prepared, retry: link.retry }, link)
@@ -300,12 +300,12 @@ fn backends(
             }
             ReadValue::Bad => {}
             ReadValue::Absent => {
-                let key = format!("{}.connect", service.place.key);
+                let key = format!("{}.connect", service.location.key);
                 let fault = ValueProblem::new(
                     "mode `direct` needs what this service reaches",
                     "write `connect:` here, or under `internal.services`",
                 );
-                problems.push(fault.at(ProfileLocation { key, ..service.place.clone() }));
+                problems.push(fault.at(ProfileLocation { key, ..service.location.clone() }));
             }
         }
     }
@@ -318,7 +318,7 @@ fn backends_stay_inside(raw: &RawDmz, mode: Mode, problems: &mut Vec<Problem>) {
         let Some(connect) = service.connect.good() else { continue };
         let what = format!("in mode `{}` only the inside knows what a service reaches", mode_name(mode));
         let advice = format!("move it to `internal.services.{}`", service.name);
-        problems.push(ValueProblem::new(what, advice).at(connect.first.place.clone()));
+        problems.push(ValueProblem::new(what, advice).at(connect.first.location.clone()));
     }
 }
 
@@ -354,7 +354,8 @@ fn needed<'a, T>(
             format!("write `{key}: socks+tls://HOST:PORT`"),
         );
         problems.push(
-            fault.at(ProfileLocation { key: format!("{}.{key}", ends.place.key), ..ends.place.clone() }),
+            fault
+                .at(ProfileLocation { key: format!("{}.{key}", ends.location.key), ..ends.location.clone() }),
         );
     }
     end.good()

@@ -20,7 +20,7 @@ pub(super) fn read(tls: &MapReader<'_>, problems: &mut Vec<Problem>) -> Option<R
         if files.is_empty() && problems.len() == before {
             let fault =
                 ValueProblem::new("there is no `revoked` that could expire", "write it, or remove this");
-            problems.push(fault.at(field.place()));
+            problems.push(fault.at(field.location()));
         }
         keys::REVOKED_EXPIRED.read_field(&field, problems)
     });

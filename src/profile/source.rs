@@ -45,14 +45,14 @@ pub(super) fn check(raw: &RawProfile, mode: Mode, problems: &mut Vec<Problem>) {
     }
     let Some(internal) = raw.internal.good() else { return };
     let links = internal.link.good().and_then(|link| link.ends.connect.good()).into_iter().flatten();
-    let links = links.filter(|link| link.value.source.is_some()).map(|link| &link.place);
+    let links = links.filter(|link| link.value.source.is_some()).map(|link| &link.location);
     let backends = internal.services.iter().filter_map(|service| service.connect.good());
     let has_source =
         |backend: &&Located<Backend>| backend.value.remote().is_some_and(|remote| remote.source.is_some());
     let backends = backends.flat_map(|backends| backends.iter()).filter(has_source);
-    for place in links.chain(backends.map(|backend| &backend.place)) {
+    for location in links.chain(backends.map(|backend| &backend.location)) {
         let what = "`source` needs `bind`, which the lock of the internal half refuses in reverse mode";
         let advice = "remove `source`, or write `confine: off` at the top";
-        problems.push(ValueProblem::new(what, advice).at(place.clone()));
+        problems.push(ValueProblem::new(what, advice).at(location.clone()));
     }
 }

@@ -13,7 +13,7 @@ use super::{
 pub struct NamedText {
     pub name: String,
     pub text: String,
-    pub place: ProfileLocation,
+    pub location: ProfileLocation,
 }
 
 const WORDS: DocumentWords = DocumentWords {
@@ -24,8 +24,8 @@ const WORDS: DocumentWords = DocumentWords {
 /// The valid entries in order, with the problems of the others; an error if it is not such a file.
 pub fn read_text_map(text: &str, label: &str) -> Result<(Vec<NamedText>, Vec<Problem>), Vec<Problem>> {
     let source = Arc::new(SourceFile { label: label.into(), folder: PathBuf::new() });
-    let of_file = |problem: Problem| match problem.place.key == WHOLE {
-        true => Problem { place: ProfileLocation { key: "file".into(), ..problem.place }, ..problem },
+    let of_file = |problem: Problem| match problem.location.key == WHOLE {
+        true => Problem { location: ProfileLocation { key: "file".into(), ..problem.location }, ..problem },
         false => problem,
     };
     let (top, problems) = yaml::read_map(text, &source, &WORDS)
@@ -34,13 +34,13 @@ pub fn read_text_map(text: &str, label: &str) -> Result<(Vec<NamedText>, Vec<Pro
     let entries = if let YamlValue::Map(entries) = top.value { entries } else { Vec::new() };
     let mut texts = Vec::new();
     for entry in entries {
-        let place = entry.position.place(&yaml::join_path("", &entry.key));
+        let location = entry.position.location(&yaml::join_path("", &entry.key));
         if let YamlValue::Text(text) = entry.node.value {
-            texts.push(NamedText { name: entry.key, text, place });
+            texts.push(NamedText { name: entry.key, text, location });
             continue;
         }
         let fault = ValueProblem::new("what stands behind a name must be a text", "write `NAME: TARGET`");
-        problems.push(fault.at(place));
+        problems.push(fault.at(location));
     }
     Ok((texts, problems))
 }

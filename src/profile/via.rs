@@ -66,8 +66,9 @@ pub(super) fn read(link: &MapReader<'_>, problems: &mut Vec<Problem>) -> ReadVal
     let credentials = link.take(&keys::VIA_CREDENTIALS);
     if let (Some(field), None) = (&credentials, link.take(&keys::VIA)) {
         let what = "there is no proxy that would ask for it";
-        problems
-            .push(ValueProblem::new(what, "write `via: http://HOST:PORT`, or remove it").at(field.place()));
+        problems.push(
+            ValueProblem::new(what, "write `via: http://HOST:PORT`, or remove it").at(field.location()),
+        );
     }
     ReadValue::read(link.take(&keys::VIA), |field| {
         let text = field.text(problems)?;
@@ -101,13 +102,13 @@ pub(super) fn read_logins(profile: &mut Profile, problems: &mut Vec<Problem>) {
     for connect in dmz.chain(internal) {
         // One file for all addresses of a link.
         let Some(via) = connect.iter().find_map(|address| address.via.clone()) else { continue };
-        let Some(PemSource::File { path, place }) = &via.credentials else { continue };
+        let Some(PemSource::File { path, location }) = &via.credentials else { continue };
         match read_login(path) {
             Ok(login) => {
                 let via = Arc::new(ViaProxy { login: Some(login), ..ViaProxy::clone(&via) });
                 connect.iter_mut().for_each(|address| address.via = Some(via.clone()));
             }
-            Err(fault) => problems.push(fault.at(place.clone())),
+            Err(fault) => problems.push(fault.at(location.clone())),
         }
     }
 }

@@ -46,8 +46,8 @@ pub enum MessageKind {
 }
 
 /// The places of keys that mean nothing unless WebSocket frames are decoded.
-pub(super) fn frame_key_places(fields: &MapReader<'_>) -> Vec<ProfileLocation> {
-    keys::FRAME_OPTIONS.iter().filter_map(|key| fields.take(*key)).map(|field| field.place()).collect()
+pub(super) fn frame_key_locations(fields: &MapReader<'_>) -> Vec<ProfileLocation> {
+    keys::FRAME_OPTIONS.iter().filter_map(|key| fields.take(*key)).map(|field| field.location()).collect()
 }
 
 /// The written options, at a service or at one accept.
@@ -140,7 +140,7 @@ fn names(
             }
             Err(fault) => fault,
         };
-        problems.push(fault.at(item.place()));
+        problems.push(fault.at(item.location()));
     }
     Some(names)
 }
@@ -183,8 +183,8 @@ fn protocol(text: &str) -> Result<String, ValueProblem> {
         );
         return Err(ValueProblem::new(what, "remove it: its clients also offer what their backend speaks"));
     }
-    let is_sign = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    if !text.is_empty() && text.bytes().all(is_sign) {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    if !text.is_empty() && text.bytes().all(is_allowed) {
         return Ok(text.to_owned());
     }
     let what = format!("`{}` is not a subprotocol", quote_for_problem(text));

@@ -31,7 +31,7 @@ pub(super) struct SourcePosition {
 }
 
 impl SourcePosition {
-    pub fn place(&self, key: &str) -> ProfileLocation {
+    pub fn location(&self, key: &str) -> ProfileLocation {
         let key = if key.is_empty() { WHOLE } else { key };
         ProfileLocation {
             file: self.source.label.clone(),
@@ -101,7 +101,7 @@ pub(super) fn read_map(
     let refused = |problems: Vec<_>| {
         let problem = |refusal: SyntaxProblem| {
             let position = SourcePosition { line: refusal.line, column: refusal.column, ..top.clone() };
-            refusal.fault.at(position.place(&refusal.key))
+            refusal.fault.at(position.location(&refusal.key))
         };
         problems.into_iter().map(problem).collect::<Vec<_>>()
     };
@@ -135,11 +135,11 @@ fn control_sign(text: &str, top: &SourcePosition) -> Option<Problem> {
     let line = 1 + before.matches('\n').count();
     let column = 1 + before.chars().rev().take_while(|ch| *ch != '\n').count();
     let what = format!("a control sign, `{}`, stands here", ch.escape_default());
-    Some(ValueProblem::new(what, "remove it").at(SourcePosition { line, column, ..top.clone() }.place("")))
+    Some(ValueProblem::new(what, "remove it").at(SourcePosition { line, column, ..top.clone() }.location("")))
 }
 
 fn described([what, advice]: [&'static str; 2], position: &SourcePosition) -> Problem {
-    ValueProblem::new(what, advice).at(position.place(""))
+    ValueProblem::new(what, advice).at(position.location(""))
 }
 
 fn parse_problem(error: &serde_yaml::Error, top: &SourcePosition) -> Problem {
@@ -150,7 +150,7 @@ fn parse_problem(error: &serde_yaml::Error, top: &SourcePosition) -> Problem {
         column,
         ..top.clone()
     }
-    .place(""))
+    .location(""))
 }
 
 /// The dotted path of `key` under `path`.
@@ -254,7 +254,7 @@ impl<'de> Visitor<'de> for NodeSeed<'_> {
             let node = map.next_value_seed(NodeSeed { mark: value, path: &path, ..self })?;
             let position = SourcePosition { source: self.source.clone(), line, column };
             if let Some(fault) = key_fault(kind, again) {
-                self.problems.borrow_mut().push(fault.at(position.place(&path)));
+                self.problems.borrow_mut().push(fault.at(position.location(&path)));
             }
             // Of equal keys the first stays, so that the rest can be checked.
             if !again {

@@ -137,8 +137,8 @@ fn host_name(body: &[u8]) -> Result<String, ClientHelloError> {
     let name =
         std::str::from_utf8(found.ok_or(ClientHelloError::Name)?).map_err(|_| ClientHelloError::Name)?;
     let bare = name.strip_suffix('.').unwrap_or(name);
-    let is_sign = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte);
-    match (1..=253).contains(&bare.len()) && bare.bytes().all(is_sign) {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte);
+    match (1..=253).contains(&bare.len()) && bare.bytes().all(is_allowed) {
         true => Ok(bare.to_ascii_lowercase()),
         false => Err(ClientHelloError::Name),
     }

@@ -432,9 +432,9 @@ pub struct WebSocketFrameHead {
 }
 
 impl WebSocketFrameHead {
-    pub fn new(kind: Opcode, place: FramePosition, length: usize, masking: Masking) -> Self {
+    pub fn new(kind: Opcode, position: FramePosition, length: usize, masking: Masking) -> Self {
         let mut bytes = [0; HEAD_MAX];
-        bytes[0] = place as u8 | kind as u8;
+        bytes[0] = position as u8 | kind as u8;
         let length = length as u64;
         let long = length.to_be_bytes();
         let len = match length {

@@ -18,7 +18,7 @@ use crate::telemetry::{
 #[derive(Debug)]
 pub struct RecordingPlayer {
     recording: Recording,
-    place: usize,
+    index: usize,
     state: PlayerState,
     /// An index into [`SPEEDS`].
     speed: usize,
@@ -70,20 +70,20 @@ impl RecordingPlayer {
     /// Plays from the first snapshot on.
     pub fn new(recording: Recording) -> Self {
         let state = if recording.count() > 1 { PlayerState::Playing } else { PlayerState::Ended };
-        Self { recording, place: 0, state, speed: NORMAL, since: Instant::now(), history: Arc::default() }
+        Self { recording, index: 0, state, speed: NORMAL, since: Instant::now(), history: Arc::default() }
     }
 
     /// The current snapshot.
     pub fn current_snapshot(&mut self) -> Result<Arc<Snapshot>, RecordError> {
-        self.recording.snapshot(self.place)
+        self.recording.snapshot(self.index)
     }
 
     pub fn progress(&self) -> ReplayProgress {
         let gap = self.until_next().filter(|until| *until > GAP_MAX);
         ReplayProgress {
             state: self.state,
-            at: self.recording.at(self.place),
-            passed: self.recording.between(0, self.place),
+            at: self.recording.at(self.index),
+            passed: self.recording.between(0, self.index),
             whole: self.recording.between(0, self.last()),
             speed: SPEEDS[self.speed],
             gap,
@@ -97,7 +97,7 @@ impl RecordingPlayer {
         let Some(until) = until else { return std::future::pending().await };
         let shown = until.min(GAP_MAX).div_f64(SPEEDS[self.speed]);
         tokio::time::sleep_until(self.since + shown).await;
-        self.move_to(self.place + 1);
+        self.move_to(self.index + 1);
         self.read()
     }
 
@@ -105,8 +105,8 @@ impl RecordingPlayer {
     pub fn perform(&mut self, requested: PlayerAction) -> Result<Arc<Snapshot>, RecordError> {
         match requested {
             PlayerAction::Pause => self.pause(),
-            PlayerAction::StepBack => self.step_to(self.place.saturating_sub(1)),
-            PlayerAction::StepOn => self.step_to(self.place + 1),
+            PlayerAction::StepBack => self.step_to(self.index.saturating_sub(1)),
+            PlayerAction::StepOn => self.step_to(self.index + 1),
             PlayerAction::MinuteBack => self.move_to(self.minute_back()),
             PlayerAction::MinuteOn => self.move_to(self.minute_on()),
             PlayerAction::To(at) => self.step_to(self.place_at(at)),
@@ -135,36 +135,36 @@ impl RecordingPlayer {
         }
     }
 
-    fn step_to(&mut self, place: usize) {
+    fn step_to(&mut self, index: usize) {
         self.state = PlayerState::Paused;
-        self.move_to(place);
+        self.move_to(index);
     }
 
-    fn move_to(&mut self, place: usize) {
-        self.place = place.min(self.last());
+    fn move_to(&mut self, index: usize) {
+        self.index = index.min(self.last());
         self.since = Instant::now();
         self.state = match self.state {
-            _ if self.place == self.last() => PlayerState::Ended,
+            _ if self.index == self.last() => PlayerState::Ended,
             PlayerState::Ended => PlayerState::Paused,
             other @ (PlayerState::Playing | PlayerState::Paused) => other,
         };
     }
 
     fn minute_back(&self) -> usize {
-        let far = |&place: &usize| self.recording.between(place, self.place) >= MINUTE;
-        (0..self.place).rev().find(far).unwrap_or(0)
+        let far = |&index: &usize| self.recording.between(index, self.index) >= MINUTE;
+        (0..self.index).rev().find(far).unwrap_or(0)
     }
 
     fn minute_on(&self) -> usize {
-        let far = |&place: &usize| self.recording.between(self.place, place) >= MINUTE;
-        (self.place..self.recording.count()).find(far).unwrap_or(self.last())
+        let far = |&index: &usize| self.recording.between(self.index, index) >= MINUTE;
+        (self.index..self.recording.count()).find(far).unwrap_or(self.last())
     }
 
     fn place_at(&self, at: u64) -> usize {
-        let seconds = |place: usize| unix_seconds(self.recording.at(place));
-        let found = (0..self.recording.count()).rev().find(|&place| seconds(place) <= at).unwrap_or(0);
+        let seconds = |index: usize| unix_seconds(self.recording.at(index));
+        let found = (0..self.recording.count()).rev().find(|&index| seconds(index) <= at).unwrap_or(0);
         // A step on that ends in a gap goes over it.
-        if found == self.place && at > seconds(found) { found + 1 } else { found }
+        if found == self.index && at > seconds(found) { found + 1 } else { found }
     }
 
     /// The history of the recording's whole time, by its end. It is read in a thread of its own.
@@ -186,7 +186,7 @@ impl RecordingPlayer {
     }
 
     fn until_next(&self) -> Option<Duration> {
-        (self.place < self.last()).then(|| self.recording.between(self.place, self.place + 1))
+        (self.index < self.last()).then(|| self.recording.between(self.index, self.index + 1))
     }
 
     fn last(&self) -> usize {
@@ -397,7 +397,7 @@ mod tests {
         drop(feed);
         recorded.wait(Duration::from_secs(20)).await.unwrap();
         let mut recording = Recording::open(&path).unwrap();
-        let read: Vec<_> = (0..recording.count()).map(|place| recording.snapshot(place).unwrap()).collect();
+        let read: Vec<_> = (0..recording.count()).map(|index| recording.snapshot(index).unwrap()).collect();
         assert_eq!(read, [first, last]);
     }
 }

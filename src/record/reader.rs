@@ -26,7 +26,7 @@ use crate::{
 pub struct Recording {
     path: PathBuf,
     file: BufReader<File>,
-    places: Vec<SnapshotOffset>,
+    offsets: Vec<SnapshotOffset>,
 }
 
 /// The position of a snapshot in the file.
@@ -42,7 +42,7 @@ impl Recording {
     pub fn open(path: &Path) -> Result<Self, RecordError> {
         let file =
             disk::open_plain(path).map_err(|source| RecordError::Open { path: path.into(), source })?;
-        let mut recording = Self { path: path.into(), file: BufReader::new(file), places: vec![] };
+        let mut recording = Self { path: path.into(), file: BufReader::new(file), offsets: vec![] };
         let header = recording.line()?;
         check_header(&header).map_err(|fault| recording.line_error(1, fault))?;
         let mut offset = header.len() as u64;
@@ -52,20 +52,20 @@ impl Recording {
                 break;
             }
             let at = line_time(&line).map_err(|fault| recording.line_error(number, fault))?;
-            recording.places.push(SnapshotOffset { offset, line: number, at });
+            recording.offsets.push(SnapshotOffset { offset, line: number, at });
             offset += line.len() as u64;
         }
-        if recording.places.is_empty() { Err(RecordError::Empty(path.into())) } else { Ok(recording) }
+        if recording.offsets.is_empty() { Err(RecordError::Empty(path.into())) } else { Ok(recording) }
     }
 
     /// The number of snapshots.
     pub fn count(&self) -> usize {
-        self.places.len()
+        self.offsets.len()
     }
 
     /// The snapshot at a place below [`count`](Self::count).
-    pub fn snapshot(&mut self, place: usize) -> Result<Arc<Snapshot>, RecordError> {
-        let SnapshotOffset { offset, line: number, .. } = self.places[place];
+    pub fn snapshot(&mut self, index: usize) -> Result<Arc<Snapshot>, RecordError> {
+        let SnapshotOffset { offset, line: number, .. } = self.offsets[index];
         let target_time = self.file.seek(SeekFrom::Start(offset));
         target_time.map_err(|source| RecordError::Io { path: self.path.clone(), source })?;
         let line = self.line()?;
@@ -74,14 +74,14 @@ impl Recording {
         let mut snapshot = snapshot.snapshot.into_owned();
         if snapshot.health.is_none() {
             // It was recorded before gateways judged their own health.
-            health::judge_snapshot(&mut snapshot, self.at(place));
+            health::judge_snapshot(&mut snapshot, self.at(index));
         }
         Ok(Arc::new(snapshot))
     }
 
     /// When the snapshot at `place` was made.
-    pub fn at(&self, place: usize) -> SystemTime {
-        self.places[place].at
+    pub fn at(&self, index: usize) -> SystemTime {
+        self.offsets[index].at
     }
 
     /// The time from one snapshot to a later one; none if the clock was set back in between.
@@ -93,10 +93,10 @@ impl Recording {
     pub fn history(&mut self) -> Result<HistoryRing, RecordError> {
         let mut ring = HistoryRing::default();
         let mut before: Option<Arc<Snapshot>> = None;
-        for place in 0..self.count() {
-            let snapshot = self.snapshot(place)?;
-            let since = before.as_ref().map(|before| (&before.totals, self.between(place - 1, place)));
-            ring.take_second(sample(&snapshot, unix_seconds(self.at(place)), since));
+        for index in 0..self.count() {
+            let snapshot = self.snapshot(index)?;
+            let since = before.as_ref().map(|before| (&before.totals, self.between(index - 1, index)));
+            ring.take_second(sample(&snapshot, unix_seconds(self.at(index)), since));
             before = Some(snapshot);
         }
         Ok(ring)

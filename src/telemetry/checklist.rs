@@ -22,7 +22,7 @@ pub enum CheckStep {
 impl CheckStep {
     pub const ALL: [Self; 5] = [Self::Profile, Self::Basic, Self::Forward, Self::Reverse, Self::Closed];
 
-    pub fn word(self) -> &'static str {
+    pub fn label(self) -> &'static str {
         match self {
             Self::Profile => "profile",
             Self::Basic => "basic",
@@ -43,7 +43,7 @@ pub enum StepResult {
 }
 
 impl StepResult {
-    pub fn word(self) -> &'static str {
+    pub fn label(self) -> &'static str {
         match self {
             Self::Pass => "pass",
             Self::Fail => "fail",
@@ -126,7 +126,7 @@ impl VerifyReport {
     /// one failed.
     pub fn line(&self) -> String {
         let word = |step_report: &StepReport| {
-            let result = format!("{} {}", step_report.step.word(), step_report.result.word());
+            let result = format!("{} {}", step_report.step.label(), step_report.result.label());
             let advice: String = step_report.advice.iter().map(|advice| format!("; do: {advice}")).collect();
             match step_report.result {
                 StepResult::Pass => result,
@@ -157,7 +157,7 @@ impl VerifyReport {
 
 impl StepReport {
     pub fn lines(&self) -> impl Iterator<Item = String> {
-        let result = format!("{:<8} {}  {}", self.step.word(), self.result.word(), self.seen);
+        let result = format!("{:<8} {}  {}", self.step.label(), self.result.label(), self.seen);
         let advice = self.advice.iter().map(|advice| format!("{:<8} do: {advice}", ""));
         std::iter::once(result).chain(advice)
     }

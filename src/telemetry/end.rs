@@ -82,7 +82,7 @@ pub const REVOKED: &str = "a certificate was revoked";
 /// Why and when a session ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionEnd {
-    pub who: EndedBy,
+    pub ended_by: EndedBy,
     /// Where the session was; meaningless for a clean end.
     pub phase: SessionPhase,
     pub reason: String,
@@ -90,7 +90,11 @@ pub struct SessionEnd {
 
 impl SessionEnd {
     pub fn clean() -> Self {
-        Self { who: EndedBy::Nobody, phase: SessionPhase::Draining, reason: "both sides finished".into() }
+        Self {
+            ended_by: EndedBy::Nobody,
+            phase: SessionPhase::Draining,
+            reason: "both sides finished".into(),
+        }
     }
 
     /// Whether something went wrong that neither the client nor the operator wanted.
@@ -100,11 +104,11 @@ impl SessionEnd {
 
     /// The two letters.
     pub fn code(&self) -> String {
-        [self.who.letter(), self.when()].iter().collect()
+        [self.ended_by.letter(), self.when()].iter().collect()
     }
 
     fn when(&self) -> char {
-        if self.who == EndedBy::Nobody {
+        if self.ended_by == EndedBy::Nobody {
             return '-';
         }
         match self.phase {
@@ -121,15 +125,15 @@ impl SessionEnd {
 /// What the two letters mean, in words; `None` if they are not ours.
 pub fn explain_code(code: &str) -> Option<String> {
     let mut letters = code.chars();
-    let (who, when) = (letters.next()?, letters.next()?);
-    if (who, when) == ('-', '-') {
+    let (ended_by, when) = (letters.next()?, letters.next()?);
+    if (ended_by, when) == ('-', '-') {
         return Some("both sides finished, nothing was cut".into());
     }
     let meaning = |letters: &[(char, &'static str)], letter| {
         letters.iter().find(|(known, _)| *known == letter).map(|(_, meaning)| *meaning)
     };
-    let (who, when) = (meaning(&WHO, who)?, meaning(&WHEN, when)?);
-    Some(format!("{who} {when}"))
+    let (ended_by, when) = (meaning(&WHO, ended_by)?, meaning(&WHEN, when)?);
+    Some(format!("{ended_by} {when}"))
 }
 
 /// The first letter in words.
@@ -167,7 +171,8 @@ mod tests {
     fn each_code_is_who_and_when() {
         use SessionPhase::{Authorising, Connecting, Draining, Negotiating, Relaying, Waiting};
         let phases = [Negotiating, Authorising, Waiting, Connecting, Relaying, Draining];
-        let codes = |who| phases.map(|phase| SessionEnd { who, phase, reason: String::new() }.code());
+        let codes =
+            |ended_by| phases.map(|phase| SessionEnd { ended_by, phase, reason: String::new() }.code());
         assert_eq!(codes(EndedBy::Nobody), ["--"; 6]);
         assert_eq!(codes(EndedBy::Client), ["CN", "CA", "CW", "CC", "CR", "CD"]);
         assert_eq!(codes(EndedBy::Backend), ["BN", "BA", "BW", "BC", "BR", "BD"]);
@@ -194,8 +199,8 @@ mod tests {
             EndedBy::Operator,
             EndedBy::Internal,
         ];
-        for (who, phase) in whos.into_iter().flat_map(|who| phases.map(|phase| (who, phase))) {
-            let code = SessionEnd { who, phase, reason: String::new() }.code();
+        for (ended_by, phase) in whos.into_iter().flat_map(|ended_by| phases.map(|phase| (ended_by, phase))) {
+            let code = SessionEnd { ended_by, phase, reason: String::new() }.code();
             assert!(explain_code(&code).is_some(), "{code}");
         }
         let waits = explain_code("TW");

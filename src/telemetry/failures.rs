@@ -114,11 +114,11 @@ impl FailureGroups {
         if !is_kind_full && self.groups.len() < GROUPS_MAX {
             return;
         }
-        let may_go = |place: &usize| !is_kind_full || self.groups[*place].is_of_kind(failed, code);
-        let places = (0..self.groups.len()).filter(may_go);
-        let oldest = places.min_by_key(|&place| self.groups[place].at);
-        if let Some(place) = oldest {
-            self.left_out += self.groups.swap_remove(place).count;
+        let may_go = |index: &usize| !is_kind_full || self.groups[*index].is_of_kind(failed, code);
+        let indexes = (0..self.groups.len()).filter(may_go);
+        let oldest = indexes.min_by_key(|&index| self.groups[index].at);
+        if let Some(index) = oldest {
+            self.left_out += self.groups.swap_remove(index).count;
         }
     }
 
@@ -184,8 +184,8 @@ mod tests {
     use super::*;
     use crate::telemetry::{end::EndedBy, snapshot::SessionPhase};
 
-    fn end(who: EndedBy, reason: &str) -> SessionEnd {
-        SessionEnd { who, phase: SessionPhase::Connecting, reason: reason.into() }
+    fn end(ended_by: EndedBy, reason: &str) -> SessionEnd {
+        SessionEnd { ended_by, phase: SessionPhase::Connecting, reason: reason.into() }
     }
 
     fn service(name: &str) -> ServiceName {
@@ -196,8 +196,8 @@ mod tests {
     fn failures_of_one_cause_are_one_group_with_its_first_and_its_last() {
         let (mut groups, start) = (FailureGroups::default(), Instant::now());
         let orders = service("orders");
-        let mut fail = |who, reason: &str, id: &str, seconds| {
-            let end = end(who, reason);
+        let mut fail = |ended_by, reason: &str, id: &str, seconds| {
+            let end = end(ended_by, reason);
             let failed = FailedSession {
                 half: Half::Dmz,
                 service: &orders,

@@ -230,13 +230,13 @@ impl HistoryRing {
         let step_seconds = requested.step_seconds.clamp(1, longest);
         let span = step_seconds.saturating_mul(steps).min(longest);
         let keeps = |(_, (step, most)): &(usize, (u64, usize))| step * *most as u64 >= span;
-        let (place, (finest, _)) =
+        let (index, (finest, _)) =
             TIERS.into_iter().enumerate().find(keeps).unwrap_or((TIERS.len() - 1, TIERS[TIERS.len() - 1]));
         // Each step of the answer consists of this many kept steps.
         let step_seconds = step_seconds.div_ceil(finest) * finest;
         let oldest = now.saturating_sub(span) / step_seconds * step_seconds;
         let mut report = HistoryReport { now, step_seconds, ..HistoryReport::default() };
-        for sample in self.tiers[place].iter().filter(|sample| (oldest..=now).contains(&sample.at)) {
+        for sample in self.tiers[index].iter().filter(|sample| (oldest..=now).contains(&sample.at)) {
             let at = sample.at / step_seconds * step_seconds;
             match report.samples.last_mut() {
                 Some(last) if last.at == at => *last = last.followed_by(&HistorySample { at, ..*sample }),

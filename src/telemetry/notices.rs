@@ -127,7 +127,7 @@ impl NoticeLog {
             kept.notice.level == level && kept.cause == cause && at.duration_since(kept.at) < MERGE_WINDOW
         };
         let same = kept.iter().rposition(is_same);
-        let count = same.and_then(|place| kept.remove(place)).map_or(1, |kept| kept.count + 1);
+        let count = same.and_then(|index| kept.remove(index)).map_or(1, |kept| kept.count + 1);
         let notice = Notice { gateway: None, time: log::utc_now(), level, text: line, rejected_link };
         kept.push_back(KeptNotice { notice, cause, count, at });
         if kept.len() > KEPT_MAX {

@@ -84,7 +84,7 @@ impl LogKind {
     /// The first letter of an end code, which says who ended them.
     fn by(self) -> char {
         match self {
-            Self::SessionEnded(who) => who.letter(),
+            Self::SessionEnded(ended_by) => ended_by.letter(),
             Self::ProbeEnded
             | Self::UnknownService
             | Self::ClientRejected

@@ -33,7 +33,7 @@ struct RefusalEntry {
 impl RefusalCounts {
     /// Counts one. Returns whether it is the first of its kind for a while, and should be reported.
     pub fn add(&mut self, half: Half, service: &ServiceName, end: &SessionEnd, now: Instant) -> bool {
-        let kind = (half, service.clone(), end.who, end.code());
+        let kind = (half, service.clone(), end.ended_by, end.code());
         let fresh =
             RefusalEntry { count: 0, reported: 1, reported_at: now, last: now, reason: String::new() };
         let refused = self.0.entry(kind).or_insert(fresh);
@@ -68,11 +68,11 @@ impl RefusalCounts {
     pub fn rows_of(&self, half: Half, service: &ServiceName, now: Instant) -> Vec<RefusalRow> {
         let of_service = self.0.iter().filter(|((of, name, ..), _)| (*of, name) == (half, service));
         let mut rows: Vec<_> = of_service
-            .map(|((_, _, who, code), refused)| RefusalRow {
+            .map(|((_, _, ended_by, code), refused)| RefusalRow {
                 code: code.clone(),
                 count: refused.count,
                 reason: refused.reason.clone(),
-                is_of_one_client: *who == EndedBy::ClientLimit,
+                is_of_one_client: *ended_by == EndedBy::ClientLimit,
                 ago_seconds: now.saturating_duration_since(refused.last).as_secs_f64(),
             })
             .collect();
@@ -96,11 +96,11 @@ mod tests {
         let orders = ServiceName::parse("orders").expect("a name");
         let at = |seconds| start + Duration::from_secs(seconds);
         let add = |refusals: &mut RefusalCounts, code: &str, seconds| {
-            let (who, phase) = match code {
+            let (ended_by, phase) = match code {
                 "LA" => (EndedBy::Limit, SessionPhase::Authorising),
                 _ => (EndedBy::Time, SessionPhase::Waiting),
             };
-            let end = SessionEnd { who, phase, reason: "the limit is reached".into() };
+            let end = SessionEnd { ended_by, phase, reason: "the limit is reached".into() };
             refusals.add(Half::Dmz, &orders, &end, at(seconds))
         };
         assert!(add(&mut refusals, "LA", 0), "the first");

@@ -151,7 +151,7 @@ impl RegistryState {
 
     /// A session that never reached its backend says nothing about it, unless the backend caused that.
     fn judge_backend(&mut self, session: &OpenSession, end: &SessionEnd) {
-        if session.counters.is_carried() || end.who != EndedBy::Backend {
+        if session.counters.is_carried() || end.ended_by != EndedBy::Backend {
             return;
         }
         let key = (session.half, session.service.clone());
@@ -320,7 +320,7 @@ impl SessionRegistry {
         }
         state.judge_backend(&session, &end);
         let now = Instant::now();
-        if end.who == EndedBy::Peer
+        if end.ended_by == EndedBy::Peer
             && session.counters.is_carried()
             && let Some(peer) = session.peer()
         {
@@ -328,10 +328,11 @@ impl SessionRegistry {
         }
         // Nobody has refused a client that left.
         let is_reported = session.counters.is_carried()
-            || end.who != EndedBy::Client && state.refusals.add(session.half, &session.service, &end, now);
+            || end.ended_by != EndedBy::Client
+                && state.refusals.add(session.half, &session.service, &end, now);
         let of_service = state.ends.entry((session.half, session.service.clone())).or_default();
         *of_service.entry(end.code()).or_default() += 1;
-        let otherwise = if end.who == EndedBy::Client { CountedEnd::Left } else { CountedEnd::Refused };
+        let otherwise = if end.ended_by == EndedBy::Client { CountedEnd::Left } else { CountedEnd::Refused };
         session.counters.tally.iter().for_each(|tally| tally.end(otherwise));
         if end.is_failure() {
             let (client, peer) = (client_name(session.client), session.peer());
@@ -373,7 +374,7 @@ impl OpenSession {
     /// One log line for each session, unless there are too many.
     fn log(&self, end: &SessionEnd, seconds: f64, notices: &NoticeLog) {
         let kind = match self.kind {
-            SessionKind::Client | SessionKind::ClientElsewhere => LogKind::SessionEnded(end.who),
+            SessionKind::Client | SessionKind::ClientElsewhere => LogKind::SessionEnded(end.ended_by),
             SessionKind::Probe => LogKind::ProbeEnded,
         };
         if notices.limited().admits(kind) {
@@ -407,7 +408,7 @@ impl OpenSession {
     fn notify_operator(&self, end: &SessionEnd, notices: &NoticeLog) {
         let line = format!("{}: {end}", self.service);
         let is_refusal = !self.counters.is_carried();
-        match end.who {
+        match end.ended_by {
             EndedBy::Nobody | EndedBy::Client | EndedBy::Operator => {}
             EndedBy::Internal => notices.push_logged(NoticeLevel::Error, line),
             EndedBy::Backend
@@ -479,12 +480,14 @@ impl Drop for SessionGuard {
     fn drop(&mut self) {
         let phase = self.session.counters.phase();
         let closed = || match std::thread::panicking() {
-            true => {
-                SessionEnd { who: EndedBy::Internal, phase, reason: "its task failed; this is a bug".into() }
-            }
+            true => SessionEnd {
+                ended_by: EndedBy::Internal,
+                phase,
+                reason: "its task failed; this is a bug".into(),
+            },
             // Whoever carried it has given it up: its client was gone, and the rest did not end in time.
             false => SessionEnd {
-                who: EndedBy::Time,
+                ended_by: EndedBy::Time,
                 phase,
                 reason: "its client had gone, and the rest did not end in time".into(),
             },

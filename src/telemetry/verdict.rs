@@ -20,7 +20,7 @@ pub enum Health {
 }
 
 impl Health {
-    pub fn word(self) -> &'static str {
+    pub fn label(self) -> &'static str {
         match self {
             Self::Healthy => "HEALTHY",
             Self::Degraded => "DEGRADED",
@@ -118,7 +118,7 @@ impl AlertKind {
     }
 
     /// The word for a service that has this problem.
-    pub fn word(self) -> &'static str {
+    pub fn label(self) -> &'static str {
         match self {
             Self::PeerLost | Self::NoLink => "NO LINK",
             Self::ServiceDown => "DOWN",
@@ -156,7 +156,7 @@ pub struct Alert {
 
 impl Alert {
     /// The name and the address; a plain link's peer is known only by its address.
-    pub(super) fn who(&self) -> String {
+    pub(super) fn ended_by(&self) -> String {
         match &self.address {
             Some(address) if *address != self.object => format!("{} at {address}", self.object),
             _ => self.object.clone(),

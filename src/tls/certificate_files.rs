@@ -91,8 +91,8 @@ mod tests {
     use crate::profile::ProfileLocation;
 
     fn file(path: &Path) -> PemSource {
-        let place = ProfileLocation { file: "p.yaml".into(), line: 1, column: 1, key: "tls".into() };
-        PemSource::File { path: path.to_owned(), place }
+        let location = ProfileLocation { file: "p.yaml".into(), line: 1, column: 1, key: "tls".into() };
+        PemSource::File { path: path.to_owned(), location }
     }
 
     #[test]

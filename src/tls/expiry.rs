@@ -30,7 +30,7 @@ pub enum CertificateUse {
 }
 
 impl CertificateUse {
-    pub fn word(self) -> &'static str {
+    pub fn label(self) -> &'static str {
         match self {
             Self::Link => "link",
             Self::Accept => "accept",

@@ -157,21 +157,21 @@ fn read_file(
 
 fn is_revocation_list(material: &PemSource) -> bool {
     match material {
-        PemSource::File { place, .. } => {
-            place.key.rsplit('.').next().is_some_and(|key| key.starts_with("revoked"))
+        PemSource::File { location, .. } => {
+            location.key.rsplit('.').next().is_some_and(|key| key.starts_with("revoked"))
         }
         PemSource::Memory(_) => false,
     }
 }
 
 pub(super) fn pem_problem(material: &PemSource, what: String, advice: &str) -> Problem {
-    let place = match material {
-        PemSource::File { place, .. } => place.clone(),
+    let location = match material {
+        PemSource::File { location, .. } => location.clone(),
         PemSource::Memory(_) => {
             ProfileLocation { file: "built in".into(), line: 0, column: 0, key: "tls".into() }
         }
     };
-    Problem { place, what, advice: advice.into() }
+    Problem { location, what, advice: advice.into() }
 }
 
 /// Whether a certificate can be parsed at all.
@@ -234,8 +234,8 @@ mod tests {
     }
 
     fn material(folder: &Path, name: &str) -> PemSource {
-        let place = ProfileLocation { file: "p.yaml".into(), line: 1, column: 1, key: "tls".into() };
-        PemSource::File { path: folder.join(name), place }
+        let location = ProfileLocation { file: "p.yaml".into(), line: 1, column: 1, key: "tls".into() };
+        PemSource::File { path: folder.join(name), location }
     }
 
     #[test]

@@ -145,11 +145,11 @@ pub(super) fn drained_gateway(
 /// Names sessions for the gateway: by id, and with the peer if two have the same id.
 struct SessionNames<'a> {
     /// The peers of the sessions by gateway, half and id; `None` if there are several.
-    peers: HashMap<IdPlace<'a>, Option<&'a Option<String>>>,
+    peers: HashMap<IdPosition<'a>, Option<&'a Option<String>>>,
 }
 
 /// A gateway, one half of it, and an id there.
-type IdPlace<'a> = (Option<&'a Arc<str>>, Half, &'a str);
+type IdPosition<'a> = (Option<&'a Arc<str>>, Half, &'a str);
 
 impl<'a> SessionNames<'a> {
     fn of(snapshot: &'a Snapshot) -> Self {

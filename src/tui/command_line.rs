@@ -150,7 +150,7 @@ impl InputLine {
 pub fn parse(text: &str) -> Result<(Action, Option<&str>), String> {
     let text = text.trim();
     let (word, rest) = text.split_once(' ').unwrap_or((text, ""));
-    let known = keys::BINDINGS.iter().find(|binding| !binding.word.is_empty() && binding.word == word);
+    let known = keys::BINDINGS.iter().find(|binding| !binding.command.is_empty() && binding.command == word);
     let argument = Some(rest.trim()).filter(|rest| !rest.is_empty());
     let action =
         known.ok_or_else(|| format!("no command `{word}`; the list above shows what there is"))?.action;

@@ -457,16 +457,16 @@ fn kept_sessions(whole: &Snapshot, join: &SessionJoin<'_>, scope: &Arc<str>) -> 
     let is_of = |gateway: &Option<Arc<str>>| gateway.as_ref() == Some(scope);
     let mut open: Vec<_> = whole.sessions.iter().map(|row| is_of(&row.gateway)).collect();
     let mut ended: Vec<_> = whole.ended.iter().map(|row| is_of(&row.gateway)).collect();
-    for (place, row) in whole.sessions.iter().enumerate() {
+    for (index, row) in whole.sessions.iter().enumerate() {
         if let Some(outer) = join.outer_open(ListedSession::Open(row)) {
-            let is_kept = open[place] || open[outer];
-            (open[place], open[outer]) = (is_kept, is_kept);
+            let is_kept = open[index] || open[outer];
+            (open[index], open[outer]) = (is_kept, is_kept);
         }
     }
-    for (place, row) in whole.ended.iter().enumerate() {
+    for (index, row) in whole.ended.iter().enumerate() {
         if let Some(outer) = join.outer_ended(ListedSession::Ended(row)) {
-            let is_kept = ended[place] || ended[outer];
-            (ended[place], ended[outer]) = (is_kept, is_kept);
+            let is_kept = ended[index] || ended[outer];
+            (ended[index], ended[outer]) = (is_kept, is_kept);
         }
     }
     (open, ended)

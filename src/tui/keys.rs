@@ -122,7 +122,7 @@ pub struct KeyBinding {
     pub keys: &'static [KeyPress],
     pub action: Action,
     /// Its word on the command line; empty if there is only a key.
-    pub word: &'static str,
+    pub command: &'static str,
     /// What it does, for help and questions.
     pub label: &'static str,
     /// One word for the footer; `None` if it is not shown there.
@@ -256,11 +256,11 @@ const fn line(
     scope: BindingScope,
     keys: &'static [KeyPress],
     action: Action,
-    word: &'static str,
+    command: &'static str,
     label: &'static str,
     hint: Option<&'static str>,
 ) -> KeyBinding {
-    KeyBinding { scope, keys, action, word, label, hint }
+    KeyBinding { scope, keys, action, command, label, hint }
 }
 
 const SESSIONS: BindingScope = On(&[Screen::Overview, Screen::Sessions]);

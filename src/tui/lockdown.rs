@@ -18,7 +18,7 @@ pub(super) fn parse_target(text: Option<&str>) -> Result<LockdownTarget, String>
     let mut target = LockdownTarget::default();
     let mut words = text.unwrap_or_default().split_whitespace();
     while let Some(word) = words.next() {
-        let place = match word {
+        let target = match word {
             "--peer" => {
                 let name = words.next().ok_or("write the gateway's name behind `--peer`")?;
                 (&mut target.peer, name)
@@ -26,8 +26,8 @@ pub(super) fn parse_target(text: Option<&str>) -> Result<LockdownTarget, String>
             service if !service.starts_with('-') => (&mut target.service, service),
             other => return Err(format!("`{other}` means nothing here; write `[--peer NAME] [SERVICE]`")),
         };
-        if place.0.replace(place.1.to_owned()).is_some() {
-            return Err(format!("`{}` is one too many", place.1));
+        if target.0.replace(target.1.to_owned()).is_some() {
+            return Err(format!("`{}` is one too many", target.1));
         }
     }
     Ok(target)

@@ -136,48 +136,48 @@ impl SessionOrder {
         self.open.clear();
         let outer = |row| join.outer_open(ListedSession::Open(row));
         let outer: Vec<_> = rows.iter().map(outer).collect();
-        self.inner = outer.iter().enumerate().filter_map(|(place, outer)| Some(((*outer)?, place))).collect();
-        for (place, row) in rows.iter().enumerate() {
+        self.inner = outer.iter().enumerate().filter_map(|(index, outer)| Some(((*outer)?, index))).collect();
+        for (index, row) in rows.iter().enumerate() {
             // A second row that claims the same outer part is listed separately.
-            if outer[place].is_some_and(|outer| self.inner.get(&outer) == Some(&place)) {
+            if outer[index].is_some_and(|outer| self.inner.get(&outer) == Some(&index)) {
                 continue;
             }
             self.listable += 1;
-            let inner = self.inner.get(&place).map(|&inner| ListedSession::Open(&rows[inner]));
+            let inner = self.inner.get(&index).map(|&inner| ListedSession::Open(&rows[inner]));
             if self.filter.matches_parts(snapshot, ListedSession::Open(row), inner) {
-                self.open.push(place);
+                self.open.push(index);
             }
         }
         let ended = snapshot.ended.iter().enumerate();
         let inner = ended
             .clone()
-            .filter_map(|(place, row)| Some((join.outer_ended(ListedSession::Ended(row))?, place)));
+            .filter_map(|(index, row)| Some((join.outer_ended(ListedSession::Ended(row))?, index)));
         self.inner_ended = inner.collect();
-        let is_shown = |place: usize, row: &EndedRow| {
+        let is_shown = |index: usize, row: &EndedRow| {
             let row = ListedSession::Ended(row);
             let is_inner = match join.outer_ended(row) {
-                Some(outer) => self.inner_ended.get(&outer) == Some(&place),
+                Some(outer) => self.inner_ended.get(&outer) == Some(&index),
                 None => join.is_inner(row),
             };
             let inner =
-                self.inner_ended.get(&place).map(|&inner| ListedSession::Ended(&snapshot.ended[inner]));
-            is_listed_still(&snapshot.ended[place])
+                self.inner_ended.get(&index).map(|&inner| ListedSession::Ended(&snapshot.ended[inner]));
+            is_listed_still(&snapshot.ended[index])
                 && !is_inner
                 && self.filter.matches_parts(snapshot, row, inner)
         };
-        self.ended = ended.filter(|(place, row)| is_shown(*place, row)).map(|(place, _)| place).collect();
+        self.ended = ended.filter(|(index, row)| is_shown(*index, row)).map(|(index, _)| index).collect();
         // Failures stay together, above the healthy ends, because they have lines of their own.
-        self.ended.sort_by_key(|&place| !EndSeverity::of_code(&snapshot.ended[place].end).is_failure());
-        let is_failure = |&&place: &&usize| EndSeverity::of_code(&snapshot.ended[place].end).is_failure();
+        self.ended.sort_by_key(|&index| !EndSeverity::of_code(&snapshot.ended[index].end).is_failure());
+        let is_failure = |&&index: &&usize| EndSeverity::of_code(&snapshot.ended[index].end).is_failure();
         self.failed = self.ended.iter().take_while(is_failure).count();
         let now = snapshot.uptime_seconds;
         let due = |at: f64| !(0.0..SORT_SECONDS).contains(&(now - at));
         if !self.sorted_at_seconds.is_none_or(due) {
             let (lines, column, is_flipped) = (&self.lines, self.column, self.is_flipped);
             // Cached: each line is looked up once, and not in each comparison.
-            self.open.sort_by_cached_key(|&place| {
-                let stands_below = column == SortColumn::Waiting && waits(&rows[place]) == is_flipped;
-                (stands_below, lines.get(&rows[place].id).copied().unwrap_or(usize::MAX))
+            self.open.sort_by_cached_key(|&index| {
+                let stands_below = column == SortColumn::Waiting && waits(&rows[index]) == is_flipped;
+                (stands_below, lines.get(&rows[index].id).copied().unwrap_or(usize::MAX))
             });
             return;
         }
@@ -202,7 +202,7 @@ impl SessionOrder {
 
     /// The open sessions that are listed, in order.
     pub fn open_rows<'a>(&self, snapshot: &'a Snapshot) -> impl Iterator<Item = &'a SessionRow> {
-        self.open.iter().filter_map(|&place| snapshot.sessions.get(place))
+        self.open.iter().filter_map(|&index| snapshot.sessions.get(index))
     }
 
     pub fn words(&self) -> &'static str {
@@ -235,14 +235,14 @@ impl SessionOrder {
 
     /// The inner half's part of a session whose outer part is listed; the row must be from this snapshot.
     pub fn inner<'a>(&self, snapshot: &'a Snapshot, row: &SessionRow) -> Option<&'a SessionRow> {
-        let &place = self.inner.get(&place_of(&snapshot.sessions, row)?)?;
-        snapshot.sessions.get(place).filter(|inner| inner.id == row.id)
+        let &index = self.inner.get(&index_of(&snapshot.sessions, row)?)?;
+        snapshot.sessions.get(index).filter(|inner| inner.id == row.id)
     }
 
     /// The inner row of a session that has ended.
     pub fn inner_ended<'a>(&self, snapshot: &'a Snapshot, row: &EndedRow) -> Option<&'a EndedRow> {
-        let &place = self.inner_ended.get(&place_of(&snapshot.ended, row)?)?;
-        snapshot.ended.get(place).filter(|inner| inner.id == row.id)
+        let &index = self.inner_ended.get(&index_of(&snapshot.ended, row)?)?;
+        snapshot.ended.get(index).filter(|inner| inner.id == row.id)
     }
 
     /// The rows on some lines; lines that do not exist are skipped.
@@ -253,10 +253,10 @@ impl SessionOrder {
 
     pub fn row<'a>(&self, snapshot: &'a Snapshot, line: usize) -> Option<ListedSession<'a>> {
         match self.open.get(line) {
-            Some(&place) => snapshot.sessions.get(place).map(ListedSession::Open),
+            Some(&index) => snapshot.sessions.get(index).map(ListedSession::Open),
             None => {
-                let &place = self.ended.get(line.checked_sub(self.open.len())?)?;
-                snapshot.ended.get(place).map(ListedSession::Ended)
+                let &index = self.ended.get(line.checked_sub(self.open.len())?)?;
+                snapshot.ended.get(index).map(ListedSession::Ended)
             }
         }
     }
@@ -269,10 +269,10 @@ impl SessionOrder {
 
 /// The index of a row, found by its address in memory: ids are not unique, and a search for each cell takes too
 /// long.
-fn place_of<R>(rows: &[R], row: &R) -> Option<usize> {
+fn index_of<R>(rows: &[R], row: &R) -> Option<usize> {
     let bytes = std::ptr::from_ref(row).addr().checked_sub(rows.as_ptr().addr())?;
-    let place = bytes.checked_div(size_of::<R>())?;
-    rows.get(place).filter(|found| std::ptr::eq(*found, row)).map(|_| place)
+    let index = bytes.checked_div(size_of::<R>())?;
+    rows.get(index).filter(|found| std::ptr::eq(*found, row)).map(|_| index)
 }
 
 fn waits(row: &SessionRow) -> bool {

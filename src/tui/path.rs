@@ -242,10 +242,10 @@ impl<'a> PathBuilder<'a> {
     }
 
     fn finish(self) -> DrawnPath {
-        let places: BTreeMap<_, _> =
-            self.parts.keys().enumerate().map(|(place, key)| (key.clone(), place)).collect();
-        let place = |key: &PartKey| places.get(key).copied();
-        let leads = self.leads.iter().filter_map(|(from, to)| Some((place(from)?, place(to)?))).collect();
+        let indexes: BTreeMap<_, _> =
+            self.parts.keys().enumerate().map(|(index, key)| (key.clone(), index)).collect();
+        let index = |key: &PartKey| indexes.get(key).copied();
+        let leads = self.leads.iter().filter_map(|(from, to)| Some((index(from)?, index(to)?))).collect();
         DrawnPath { parts: self.parts.into_values().collect(), leads }
     }
 

@@ -35,7 +35,7 @@ struct SessionPart<'a> {
     /// The gateway's own name for it.
     peer: Option<&'a str>,
     /// The index of its row in the snapshot.
-    place: usize,
+    index: usize,
 }
 
 /// Outer parts by their ids. Several gateways may use the same id, by chance or to hide another's session.
@@ -49,9 +49,9 @@ struct OuterSessionIndex<'a> {
 impl<'a> OuterSessionIndex<'a> {
     fn of(rows: impl Iterator<Item = ListedSession<'a>>) -> Self {
         let mut outer = Self::default();
-        for (place, row) in rows.enumerate().filter(|(_, row)| row.half() == Half::Dmz) {
+        for (index, row) in rows.enumerate().filter(|(_, row)| row.half() == Half::Dmz) {
             let before = outer.last.insert(row.id(), outer.parts.len());
-            outer.parts.push((part(row, place), before));
+            outer.parts.push((part(row, index), before));
         }
         outer
     }
@@ -114,7 +114,7 @@ impl<'a> SessionJoin<'a> {
                 || (self.may_be_at(outer, Half::Dmz, inner.gateway)
                     && self.may_be_at(&inner, Half::Internal, outer.gateway))
         };
-        parts.with_id(row.id()).find(is_outer).map(|outer| outer.place)
+        parts.with_id(row.id()).find(is_outer).map(|outer| outer.index)
     }
 
     /// Whether the peer of this part may be that gateway, as far as is known.
@@ -129,8 +129,8 @@ impl<'a> SessionJoin<'a> {
     }
 }
 
-fn part(row: ListedSession<'_>, place: usize) -> SessionPart<'_> {
-    SessionPart { gateway: row.gateway(), peer: row.peer(), place }
+fn part(row: ListedSession<'_>, index: usize) -> SessionPart<'_> {
+    SessionPart { gateway: row.gateway(), peer: row.peer(), index }
 }
 
 /// Whether both halves have carried the same number of bytes in one direction, as far as that can be known.

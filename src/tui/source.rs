@@ -177,7 +177,7 @@ fn with_own_recording(source_event: SourceEvent, recorder: &OwnRecorder) -> Sour
             for notice in notices.all() {
                 // The others keep their order, which is not that of their times where clocks differ.
                 let earlier = shown.notices.iter().rposition(|other| other.time <= notice.time);
-                shown.notices.insert(earlier.map_or(0, |place| place + 1), notice);
+                shown.notices.insert(earlier.map_or(0, |index| index + 1), notice);
             }
             SourceEvent::Snapshot(Arc::new(shown))
         }

@@ -45,16 +45,17 @@ impl App {
     fn commands(&self, line: &InputLine) -> Vec<Suggestion> {
         let text = line.text().trim_start();
         let offered = keys::BINDINGS.iter().filter(|binding| self.is_action_known(binding.action));
-        let mut words: Vec<_> = offered.filter(|binding| !binding.word.is_empty()).collect();
-        words.sort_unstable_by_key(|binding| binding.word);
+        let mut words: Vec<_> = offered.filter(|binding| !binding.command.is_empty()).collect();
+        words.sort_unstable_by_key(|binding| binding.command);
         match text.split_once(' ') {
             None => words
                 .into_iter()
-                .filter(|binding| binding.word.starts_with(text))
+                .filter(|binding| binding.command.starts_with(text))
                 .map(suggest_binding)
                 .collect(),
             Some((word, begun)) => {
-                let action = words.iter().find(|binding| binding.word == word).map(|binding| binding.action);
+                let action =
+                    words.iter().find(|binding| binding.command == word).map(|binding| binding.action);
                 let values = action.map(|action| self.values(action)).unwrap_or_default();
                 let begun = begun.trim_start();
                 let fitting = values.into_iter().filter(|(value, _)| value.starts_with(begun));
@@ -166,8 +167,8 @@ fn gateways(shown: &Snapshot) -> Vec<&str> {
 
 fn suggest_binding(binding: &KeyBinding) -> Suggestion {
     let (line, shown) = match command_line::argument_name(binding.action) {
-        Some(argument) => (format!("{} ", binding.word), format!("{} {argument}", binding.word)),
-        None => (binding.word.to_owned(), binding.word.to_owned()),
+        Some(argument) => (format!("{} ", binding.command), format!("{} {argument}", binding.command)),
+        None => (binding.command.to_owned(), binding.command.to_owned()),
     };
     Suggestion { line, shown, help: binding.label.to_owned() }
 }

@@ -73,7 +73,7 @@ fn health_word(app: &App) -> String {
     let health = match app.latest().phase {
         GatewayPhase::Stopped => "stopped",
         GatewayPhase::Starting | GatewayPhase::Running | GatewayPhase::Draining => {
-            app.latest().health.map_or("health unknown", Health::word)
+            app.latest().health.map_or("health unknown", Health::label)
         }
     };
     match app.lost_reason() {

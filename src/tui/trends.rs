@@ -26,7 +26,7 @@ const STEPS: u64 = 600;
 /// The cursor moves by this fraction of the window.
 const CURSOR_PARTS: u64 = 100;
 /// How soon the history is requested again, for a short window and for a long one.
-const AGAIN_SECONDS: (f64, f64) = (3.0, 30.0);
+const REFRESH_SECONDS: (f64, f64) = (3.0, 30.0);
 /// How long a report may have been on its way.
 const DELAY_SECONDS: i128 = 5;
 /// How often a fleet is asked, where each request may go through a program.
@@ -197,7 +197,7 @@ impl App {
         asked: Vec<Option<Arc<str>>>,
     ) -> Vec<(Option<Arc<str>>, HistoryRequest)> {
         let span = self.trends.span;
-        let (soonest, latest) = if self.is_fleet() { AGAIN_SECONDS_OF_FLEET } else { AGAIN_SECONDS };
+        let (soonest, latest) = if self.is_fleet() { AGAIN_SECONDS_OF_FLEET } else { REFRESH_SECONDS };
         let again = (2.0 * span.seconds() as f64 / STEPS as f64).clamp(soonest, latest);
         let now = self.latest().uptime_seconds;
         let is_known = |name| self.trends.reports.contains_key(name);

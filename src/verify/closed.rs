@@ -32,7 +32,7 @@ impl VerifyRun {
             return StepFinding::skip("the internal half is closed or not; verify it on its own host");
         }
         if self.profile.mode != Mode::Reverse {
-            let word = self.profile.mode.word();
+            let word = self.profile.mode.label();
             return StepFinding::skip(format!(
                 "in mode {word} the internal half listens; that is what reversing ends"
             ));

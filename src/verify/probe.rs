@@ -139,7 +139,7 @@ impl PendingProbes {
         self.remove(from);
         result.unwrap_or_else(|_| {
             let reason = format!("the probe did not come back within {}s", PROBE_TIMEOUT.as_secs());
-            let end = SessionEnd { who: EndedBy::Time, phase: SessionPhase::Relaying, reason };
+            let end = SessionEnd { ended_by: EndedBy::Time, phase: SessionPhase::Relaying, reason };
             Err(ProbeFailure { end, cause: OTHER })
         })
     }
@@ -199,7 +199,7 @@ async fn run_probe(
     }
     let Ok(ended) = ended.await else { return Err(unexplained_failure()) };
     match exchanged {
-        Ok(_) if ended.end.who != EndedBy::Nobody => Err(ended.into()),
+        Ok(_) if ended.end.ended_by != EndedBy::Nobody => Err(ended.into()),
         Ok((received, took)) if received == word => Ok(took),
         Ok(_) => Err(internal_failure(OTHER, "other bytes came back than were sent; this is a bug".into())),
         Err(_) => Err(ended.into()),
@@ -227,7 +227,7 @@ fn unexplained_failure() -> ProbeFailure {
 }
 
 fn internal_failure(cause: ProbeCause, reason: String) -> ProbeFailure {
-    let end = SessionEnd { who: EndedBy::Internal, phase: SessionPhase::Negotiating, reason };
+    let end = SessionEnd { ended_by: EndedBy::Internal, phase: SessionPhase::Negotiating, reason };
     ProbeFailure { end, cause }
 }
 

@@ -57,7 +57,7 @@ impl From<&ProbeEnd> for ProbeCause {
             Some(SessionRefusal { at: RefusedAt::Link(cause), .. }) => Self::Link(cause),
             Some(SessionRefusal { at: RefusedAt::Peer, refusal }) => Self::refused_by_peer(refusal),
             Some(SessionRefusal { at: RefusedAt::Here, refusal }) => Self::refused_here(refusal),
-            None if ended.end.who == EndedBy::Backend => Self::Backend,
+            None if ended.end.ended_by == EndedBy::Backend => Self::Backend,
             None => Self::Link(LinkCause::Other),
         }
     }

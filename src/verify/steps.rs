@@ -171,7 +171,7 @@ impl VerifyRun {
                 "this gateway runs in mode direct, where there is no link; stop it, and `verify` runs halves of its own".into()
             }
             running @ (Mode::Forward | Mode::Reverse) => {
-                let [running, wanted] = [running, mode].map(Mode::word);
+                let [running, wanted] = [running, mode].map(Mode::label);
                 format!("this gateway runs in mode {running}, and its profile cannot go in mode {wanted}")
             }
         }
@@ -309,12 +309,15 @@ pub fn check_profile(source: &ProfileSource, chosen: &ChosenProfile, mode: Mode)
 /// The first problem, and how many more there are.
 pub fn unreadable_profile(problems: &[Problem]) -> StepFinding {
     let Some(first) = problems.first() else { return StepFinding::skip("no problem is known") };
-    let place = &first.place;
+    let location = &first.location;
     let more = match problems.len() {
         1 => String::new(),
         count => format!(" (and {} more, see `check`)", count - 1),
     };
-    let seen = format!("{}:{}:{}: {}: {}{more}", place.file, place.line, place.column, place.key, first.what);
+    let seen = format!(
+        "{}:{}:{}: {}: {}{more}",
+        location.file, location.line, location.column, location.key, first.what
+    );
     StepFinding::fail(seen, first.advice.clone())
 }
 
@@ -461,7 +464,7 @@ fn has_too_few(row: &PoolRow) -> bool {
 
 /// Describes a pool row in words.
 fn describe_pool(row: &PoolRow) -> String {
-    let who = row.peer.as_deref().unwrap_or("the other gateway");
+    let ended_by = row.peer.as_deref().unwrap_or("the other gateway");
     let address = row.address.as_ref().map(|address| format!(" at {address}")).unwrap_or_default();
     let protocol = row.protocol.as_ref().map(|protocol| format!(", {protocol}")).unwrap_or_default();
     let why = row.last_error.as_ref().filter(|_| row.state != PoolState::Healthy);
@@ -469,10 +472,10 @@ fn describe_pool(row: &PoolRow) -> String {
     let of = if row.service == "*" { String::new() } else { format!(" for `{}`", row.service) };
     let (ready, target) = (row.ready, row.target.max(row.ready));
     if target == 0 && row.state == PoolState::Healthy {
-        return format!("a link of its own for each session, {who}{address}{protocol}");
+        return format!("a link of its own for each session, {ended_by}{address}{protocol}");
     }
     let only = if has_too_few(row) { "only " } else { "" };
-    format!("{only}{ready} of {target} links ready{of}, {who}{address}{protocol}{why}")
+    format!("{only}{ready} of {target} links ready{of}, {ended_by}{address}{protocol}{why}")
 }
 
 pub(super) fn join(parts: impl Iterator<Item = String>) -> String {

@@ -13,30 +13,30 @@ use crate::{
     setup::{Pair, dmz_half, internal_half},
 };
 
-fn lines(place: &TestFolder, name: &str) -> Vec<Value> {
-    let text = fs::read_to_string(place.path(name)).unwrap_or_default();
+fn lines(folder: &TestFolder, name: &str) -> Vec<Value> {
+    let text = fs::read_to_string(folder.path(name)).unwrap_or_default();
     text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
-fn actions(place: &TestFolder, name: &str) -> Vec<String> {
-    lines(place, name).iter().map(|line| line["action"].as_str().unwrap_or_default().to_owned()).collect()
+fn actions(folder: &TestFolder, name: &str) -> Vec<String> {
+    lines(folder, name).iter().map(|line| line["action"].as_str().unwrap_or_default().to_owned()).collect()
 }
 
 #[test]
 fn commands_signals_starts_and_stops_are_chained_lines() {
-    let place = TestFolder::with_certificates();
-    place.write("one.yaml", &format!("audit: audit.jsonl\n{DIRECT}"));
-    let gateway = place.start("one");
-    let socket = place.path("run/one.sock").display().to_string();
-    assert_eq!(run(&place, &["log-level", "debug", "--admin", &socket]).code, Some(0));
-    assert_eq!(run(&place, &["kill", "nobody", "--admin", &socket]).code, Some(1));
-    assert_eq!(run(&place, &["reload", "--admin", &socket]).code, Some(0));
+    let folder = TestFolder::with_certificates();
+    folder.write("one.yaml", &format!("audit: audit.jsonl\n{DIRECT}"));
+    let gateway = folder.start("one");
+    let socket = folder.path("run/one.sock").display().to_string();
+    assert_eq!(run(&folder, &["log-level", "debug", "--admin", &socket]).code, Some(0));
+    assert_eq!(run(&folder, &["kill", "nobody", "--admin", &socket]).code, Some(1));
+    assert_eq!(run(&folder, &["reload", "--admin", &socket]).code, Some(0));
     gateway.signal(Signal::USR1);
-    until("the signal", SOON, || actions(&place, "audit.jsonl").contains(&"signal".into()).then_some(()));
+    until("the signal", SOON, || actions(&folder, "audit.jsonl").contains(&"signal".into()).then_some(()));
     gateway.signal(Signal::TERM);
     assert_eq!(gateway.ended().code(), Some(0));
-    assert_eq!(actions(&place, "audit.jsonl"), ["start", "log-level", "kill", "reload", "signal", "stop"]);
-    let lines = lines(&place, "audit.jsonl");
+    assert_eq!(actions(&folder, "audit.jsonl"), ["start", "log-level", "kill", "reload", "signal", "stop"]);
+    let lines = lines(&folder, "audit.jsonl");
     let names: Vec<_> = lines[1].as_object().expect("an object").keys().map(String::as_str).collect();
     let all = ["n", "time", "actor", "action", "object", "result", "previous"];
     assert!(names.len() == all.len() && all.iter().all(|name| names.contains(name)), "{names:?}");
@@ -49,7 +49,7 @@ fn commands_signals_starts_and_stops_are_chained_lines() {
     );
     assert_eq!((&lines[0]["actor"]["from"], &lines[5]["actor"]["from"]), (&"start".into(), &"signal".into()));
     assert_eq!((&lines[0]["n"], &lines[0]["previous"]), (&1.into(), &"0".repeat(64).into()));
-    let file = place.path("audit.jsonl");
+    let file = folder.path("audit.jsonl");
     let mode = fs::metadata(&file).expect("it is there").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     // As others compute it.
@@ -60,39 +60,39 @@ fn commands_signals_starts_and_stops_are_chained_lines() {
         .expect("the system has it");
     let hash = String::from_utf8(sum.stdout).expect("digits").trim().to_owned();
     let file = file.display().to_string();
-    let sent = run(&place, &["audit", "verify", &file]);
+    let sent = run(&folder, &["audit", "verify", &file]);
     assert_eq!((sent.code, sent.out), (Some(0), format!("6 lines, last {hash}\n")));
-    assert_eq!(run(&place, &["audit", "verify", &file, "--head", &hash]).code, Some(0));
+    assert_eq!(run(&folder, &["audit", "verify", &file, "--head", &hash]).code, Some(0));
     // Without its last line it is whole, but for who knows its head.
     let text = fs::read_to_string(&file).expect("it is there");
     let kept = text.trim_end().rfind('\n').expect("several lines") + 1;
     fs::write(&file, &text[..kept]).expect("it is written");
-    assert_eq!(run(&place, &["audit", "verify", &file]).code, Some(0));
-    let sent = run(&place, &["audit", "verify", &file, "--head", &hash]);
+    assert_eq!(run(&folder, &["audit", "verify", &file]).code, Some(0));
+    let sent = run(&folder, &["audit", "verify", &file, "--head", &hash]);
     assert!(sent.code == Some(1) && sent.err.contains("line 5: "), "{}", sent.err);
     fs::write(&file, text.replace("nobody", "somebody")).expect("it is written");
-    let sent = run(&place, &["audit", "verify", &file]);
+    let sent = run(&folder, &["audit", "verify", &file]);
     assert!(sent.code == Some(1) && sent.err.contains("line 4: "), "{}", sent.err);
 }
 
 #[test]
 fn what_an_operator_cuts_and_renewed_certificates_have_their_lines() {
-    let place = TestFolder::with_certificates();
-    fs::create_dir(place.path("trail")).expect("it is made");
-    let _pair = Pair::of(&place, &dmz_half("127.0.0.1:0", &["orders"]), |link| {
+    let folder = TestFolder::with_certificates();
+    fs::create_dir(folder.path("trail")).expect("it is made");
+    let _pair = Pair::of(&folder, &dmz_half("127.0.0.1:0", &["orders"]), |link| {
         format!("audit: trail/audit.jsonl\n{}", internal_half(link, &[("orders", "echo://")]))
     });
     for command in [&["lockdown", "orders"][..], &["unlock", "orders"], &["kill", "--service", "orders"]] {
-        let sent = run(&place, &[command, &["--admin", "run/internal.sock"]].concat());
+        let sent = run(&folder, &[command, &["--admin", "run/internal.sock"]].concat());
         assert_eq!(sent.code, Some(0), "{command:?}: {}", sent.err);
     }
-    let (certificate, key) = issued(&place, "internal", -1, 90);
+    let (certificate, key) = issued(&folder, "internal", -1, 90);
     for (file, text) in [("internal.key", key), ("internal.pem", certificate)] {
-        fs::write(place.path("pki").join(file), text).expect("it is written");
+        fs::write(folder.path("pki").join(file), text).expect("it is written");
     }
     let is_done = |line: &Value| line["result"].as_str().is_some_and(|result| result.starts_with("done: "));
     let row = |action: &str| {
-        let found = lines(&place, "trail/audit.jsonl").into_iter();
+        let found = lines(&folder, "trail/audit.jsonl").into_iter();
         found.filter(is_done).find(|line| line["action"] == action)
     };
     for (action, object, from) in [
@@ -105,25 +105,25 @@ fn what_an_operator_cuts_and_renewed_certificates_have_their_lines() {
         assert_eq!(line["actor"]["from"], from, "{line}");
         assert!(line["object"].as_str().is_some_and(|text| text.contains(object)), "{line}");
     }
-    let file = place.path("trail/audit.jsonl").display().to_string();
-    assert_eq!(run(&place, &["audit", "verify", &file]).code, Some(0));
+    let file = folder.path("trail/audit.jsonl").display().to_string();
+    assert_eq!(run(&folder, &["audit", "verify", &file]).code, Some(0));
 }
 
 #[test]
 fn a_second_gateway_does_not_write_into_the_file_of_the_first() {
-    let place = TestFolder::with_certificates();
-    place.write("one.yaml", &format!("audit: audit.jsonl\n{DIRECT}"));
-    place.write("two.yaml", &format!("audit: audit.jsonl\n{DIRECT}"));
-    let _one = place.start("one");
-    let sent = run(&place, &["--profile", "two.yaml", "--no-ui"]);
+    let folder = TestFolder::with_certificates();
+    folder.write("one.yaml", &format!("audit: audit.jsonl\n{DIRECT}"));
+    folder.write("two.yaml", &format!("audit: audit.jsonl\n{DIRECT}"));
+    let _one = folder.start("one");
+    let sent = run(&folder, &["--profile", "two.yaml", "--no-ui"]);
     assert_eq!(sent.code, Some(1));
     assert!(sent.err.contains("audit: another gateway writes "), "{}", sent.err);
     // The same of a reload, which changes nothing.
-    place.write("two.yaml", DIRECT);
-    let two = place.start("two");
-    place.write("two.yaml", &format!("audit: audit.jsonl\n{DIRECT}"));
-    let socket = place.path("run/two.sock").display().to_string();
-    let sent = run(&place, &["reload", "--admin", &socket]);
+    folder.write("two.yaml", DIRECT);
+    let two = folder.start("two");
+    folder.write("two.yaml", &format!("audit: audit.jsonl\n{DIRECT}"));
+    let socket = folder.path("run/two.sock").display().to_string();
+    let sent = run(&folder, &["reload", "--admin", &socket]);
     assert_eq!(sent.code, Some(1));
     assert!(sent.err.contains("audit: another gateway writes "), "{}", sent.err);
     assert_eq!(two.status()["phase"], "running");
@@ -131,44 +131,44 @@ fn a_second_gateway_does_not_write_into_the_file_of_the_first() {
 
 #[test]
 fn a_gateway_goes_on_with_its_own_file_however_that_is_spelled() {
-    let place = TestFolder::with_certificates();
-    fs::create_dir(place.path("logs")).expect("a folder");
-    place.write("one.yaml", &format!("audit: audit.jsonl\n{DIRECT}"));
-    place.write("two.yaml", &format!("audit: logs/../audit.jsonl\n{DIRECT}"));
-    let _one = place.start("one");
-    let socket = place.path("run/one.sock").display().to_string();
-    let sent = run(&place, &["switch", "two.yaml", "--admin", &socket]);
+    let folder = TestFolder::with_certificates();
+    fs::create_dir(folder.path("logs")).expect("a folder");
+    folder.write("one.yaml", &format!("audit: audit.jsonl\n{DIRECT}"));
+    folder.write("two.yaml", &format!("audit: logs/../audit.jsonl\n{DIRECT}"));
+    let _one = folder.start("one");
+    let socket = folder.path("run/one.sock").display().to_string();
+    let sent = run(&folder, &["switch", "two.yaml", "--admin", &socket]);
     assert_eq!(sent.code, Some(0), "{}", sent.err);
-    until("its line", SOON, || actions(&place, "audit.jsonl").contains(&"switch".into()).then_some(()));
+    until("its line", SOON, || actions(&folder, "audit.jsonl").contains(&"switch".into()).then_some(()));
 }
 
 #[test]
 fn a_killed_gateway_leaves_a_cut_line_and_the_next_goes_on() {
-    let place = TestFolder::with_certificates();
-    place.write("one.yaml", &format!("audit: audit.jsonl\n{DIRECT}"));
-    let gateway = place.start("one");
-    until("it is written", SOON, || (!lines(&place, "audit.jsonl").is_empty()).then_some(()));
+    let folder = TestFolder::with_certificates();
+    folder.write("one.yaml", &format!("audit: audit.jsonl\n{DIRECT}"));
+    let gateway = folder.start("one");
+    until("it is written", SOON, || (!lines(&folder, "audit.jsonl").is_empty()).then_some(()));
     gateway.signal(Signal::KILL);
     gateway.ended();
-    let file = place.path("audit.jsonl");
+    let file = folder.path("audit.jsonl");
     let text = fs::read(&file).expect("it is there");
     fs::write(&file, &text[..text.len() - 20]).expect("it is written");
     let name = file.display().to_string();
-    let sent = run(&place, &["audit", "verify", &name]);
+    let sent = run(&folder, &["audit", "verify", &name]);
     assert!(sent.code == Some(1) && sent.err.contains("line 1: "), "{}", sent.err);
-    let gateway = place.start("one");
-    until("it goes on", SOON, || (actions(&place, "audit.jsonl") == ["cut", "start"]).then_some(()));
+    let gateway = folder.start("one");
+    until("it goes on", SOON, || (actions(&folder, "audit.jsonl") == ["cut", "start"]).then_some(()));
     drop(gateway);
-    assert_eq!(run(&place, &["audit", "verify", &name]).code, Some(0));
+    assert_eq!(run(&folder, &["audit", "verify", &name]).code, Some(0));
 }
 
 #[test]
 fn a_file_that_cannot_be_written_is_reported_and_stops_nothing() {
-    let place = TestFolder::with_certificates();
-    fs::create_dir(place.path("folder")).expect("it is made");
+    let folder = TestFolder::with_certificates();
+    fs::create_dir(folder.path("folder")).expect("it is made");
     for (file, why) in [("folder", "it is not a file"), ("/dev/full", "No space left on device")] {
-        place.write("one.yaml", &format!("audit: {file}\n{DIRECT}"));
-        let gateway = place.start("one");
+        folder.write("one.yaml", &format!("audit: {file}\n{DIRECT}"));
+        let gateway = folder.start("one");
         let reported = format!("cannot be written: {why}");
         until("it is reported", SOON, || gateway.log().contains(&reported).then_some(()));
         assert_eq!(gateway.status()["phase"], "running");
@@ -178,14 +178,14 @@ fn a_file_that_cannot_be_written_is_reported_and_stops_nothing() {
 /// The lock of a half lets its audit be written.
 #[test]
 fn a_locked_half_writes_its_audit() {
-    let place = TestFolder::with_certificates();
-    fs::create_dir(place.path("trail")).expect("it is made");
+    let folder = TestFolder::with_certificates();
+    fs::create_dir(folder.path("trail")).expect("it is made");
     let half = dmz_half("127.0.0.1:0", &["echo"]);
-    place.write("dmz.yaml", &format!("audit: trail/audit.jsonl\n{half}"));
-    let dmz = place.start("dmz");
-    let file = place.path("trail/audit.jsonl");
-    until("it is written", SOON, || (!lines(&place, "trail/audit.jsonl").is_empty()).then_some(()));
-    fs::rename(&file, place.path("trail/old")).expect("it is renamed");
+    folder.write("dmz.yaml", &format!("audit: trail/audit.jsonl\n{half}"));
+    let dmz = folder.start("dmz");
+    let file = folder.path("trail/audit.jsonl");
+    until("it is written", SOON, || (!lines(&folder, "trail/audit.jsonl").is_empty()).then_some(()));
+    fs::rename(&file, folder.path("trail/old")).expect("it is renamed");
     dmz.signal(Signal::USR1);
-    until("it is opened again", SOON, || (actions(&place, "trail/audit.jsonl") == ["signal"]).then_some(()));
+    until("it is opened again", SOON, || (actions(&folder, "trail/audit.jsonl") == ["signal"]).then_some(()));
 }

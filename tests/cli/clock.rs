@@ -26,15 +26,15 @@ fn echo(client: &mut TcpStream) {
     client.read_exact(&mut [0; 5]).expect("it comes back");
 }
 
-fn start<'a>(place: &'a TestFolder, library: &str, name: &str) -> Gateway<'a> {
+fn start<'a>(folder: &'a TestFolder, library: &str, name: &str) -> Gateway<'a> {
     let surroundings = [
         format!("LD_PRELOAD={library}"),
-        format!("FAKETIME_TIMESTAMP_FILE={}", place.path("clock").display()),
+        format!("FAKETIME_TIMESTAMP_FILE={}", folder.path("clock").display()),
         "FAKETIME_DONT_FAKE_MONOTONIC=1".into(),
         "FAKETIME_NO_CACHE=1".into(),
     ];
     let wrapper: Vec<_> = ["env"].into_iter().chain(surroundings.iter().map(String::as_str)).collect();
-    place.start_as(name, &wrapper, &["--no-ui", "--profile", &format!("{name}.yaml")])
+    folder.start_as(name, &wrapper, &["--no-ui", "--profile", &format!("{name}.yaml")])
 }
 
 fn ended_otherwise(status: &Value) -> Vec<&Value> {
@@ -48,26 +48,26 @@ fn a_wall_clock_that_jumps_cuts_no_session_and_keeps_nobody_out() {
         println!("skipped: a_wall_clock_that_jumps needs libfaketime");
         return;
     };
-    let place = TestFolder::with_certificates();
-    place.write("clock", "+0\n");
+    let folder = TestFolder::with_certificates();
+    folder.write("clock", "+0\n");
     let limits =
         "session_limit: 1h, idle: 10m, per_client: { sessions: 10, rate: 50/s }, rate: { session: 1MB/s }";
     let dmz = dmz_half("127.0.0.1:0", &["echo"]);
-    place.write(
+    folder.write(
         "dmz.yaml",
         &dmz.replace("\"tcp://127.0.0.1:0\"]", &format!("\"tcp://127.0.0.1:0\"], {limits}")),
     );
-    let dmz = start(&place, library, "dmz");
+    let dmz = start(&folder, library, "dmz");
     let link = format!("127.0.0.1:{}", dmz.link_port());
-    place.write("internal.yaml", &internal_half(&link, &[("echo", "echo://")]));
-    let internal = start(&place, library, "internal");
+    folder.write("internal.yaml", &internal_half(&link, &[("echo", "echo://")]));
+    let internal = start(&folder, library, "internal");
     dmz.wait_healthy();
     internal.wait_healthy();
     let mut open = connect(dmz.accept("echo"));
     echo(&mut open);
     for (jump, is_judged) in [("+400d", true), ("-400d", true), ("+0", false)] {
         let before = [dmz.log().len(), internal.log().len()];
-        place.write("clock", &format!("{jump}\n"));
+        folder.write("clock", &format!("{jump}\n"));
         for (gateway, before) in [&dmz, &internal].into_iter().zip(before) {
             if is_judged {
                 // It has noticed: a certificate has ended, or has not after all.

@@ -130,7 +130,7 @@ fn wait_linked(gateway: &Gateway, peers: &[&str]) {
 }
 
 struct Cluster<'a> {
-    place: &'a TestFolder,
+    folder: &'a TestFolder,
     accepts: [SocketAddr; 3],
     /// The DMZ gateways, and then the internal ones.
     gateways: Vec<Gateway<'a>>,
@@ -139,9 +139,9 @@ struct Cluster<'a> {
 const NAMES: [&str; 5] = ["d1", "d2", "d3", "i1", "i2"];
 
 impl<'a> Cluster<'a> {
-    fn start(place: &'a TestFolder, mode: &str) -> Self {
+    fn start(folder: &'a TestFolder, mode: &str) -> Self {
         let arguments = ["certs", "--out", "cluster", "--dmz", "d1,d2,d3", "--internal", "i1,i2"];
-        assert_eq!(run(place, &arguments).code, Some(0));
+        assert_eq!(run(folder, &arguments).code, Some(0));
         let [a, b, c, links @ ..] = free_ports::<6>();
         let accepts = [a, b, c];
         // The gateways of one half listen, those of the other one dial each of them.
@@ -157,17 +157,17 @@ impl<'a> Cluster<'a> {
             let text = dmz_half("LINK", &["echo"]).replace("mode: reverse", &format!("mode: {mode}"));
             let text = text.replace("listen: \"socks+tls://LINK\"", &link_of(&DMZ, number));
             let text = text.replace("tcp://127.0.0.1:0", &format!("tcp://127.0.0.1:{accept}"));
-            place.write(&format!("{name}.yaml"), &named(&text, "dmz", name, "internal", "i1, i2"));
+            folder.write(&format!("{name}.yaml"), &named(&text, "dmz", name, "internal", "i1, i2"));
         }
         for (number, name) in INTERNAL.iter().enumerate() {
             let text = internal_half("LINK", &[("echo", "echo://")])
                 .replace("mode: reverse", &format!("mode: {mode}"));
             let text = text.replace("connect: \"socks+tls://LINK\"", &link_of(&INTERNAL, number));
-            place.write(&format!("{name}.yaml"), &named(&text, "internal", name, "dmz", "d1, d2, d3"));
+            folder.write(&format!("{name}.yaml"), &named(&text, "internal", name, "dmz", "d1, d2, d3"));
         }
-        let gateways = NAMES.iter().map(|name| place.start(name)).collect();
+        let gateways = NAMES.iter().map(|name| folder.start(name)).collect();
         let accepts = accepts.map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
-        let cluster = Self { place, accepts, gateways };
+        let cluster = Self { folder, accepts, gateways };
         cluster.wait_whole();
         cluster
     }
@@ -201,7 +201,7 @@ impl<'a> Cluster<'a> {
         if victim < 3 {
             assert!(lost.iter().all(|(_, session)| session.dmz == victim), "{name}");
         }
-        self.gateways[victim] = self.place.start(name);
+        self.gateways[victim] = self.folder.start(name);
         self.wait_whole();
         sessions_open.extend(alive.into_iter().map(|(_, session)| session));
         sessions_open.extend(
@@ -217,11 +217,11 @@ impl<'a> Cluster<'a> {
             let mut rows = status["pools"].as_array().into_iter().flatten();
             rows.any(|row| row["peer"] == victim && row["state"] == "down")
         });
-        let ready = run(self.place, &["status", "--ready", "--admin", &socket]);
+        let ready = run(self.folder, &["status", "--ready", "--admin", &socket]);
         assert_eq!(ready.code, Some(0), "{victim}: {}", ready.out);
         // Whether it is ready is judged a moment after its rows are known.
         until("it is strictly not ready", SOON, || {
-            let strict = run(self.place, &["status", "--ready", "--strict", "--admin", &socket]);
+            let strict = run(self.folder, &["status", "--ready", "--strict", "--admin", &socket]);
             (strict.code == Some(1) && strict.out.contains("no link ")).then_some(())
         });
     }
@@ -245,8 +245,8 @@ fn any_one_gateway_is_killed_at_no_cost_to_the_others_where_the_dmz_gateways_dia
 }
 
 fn check_each_is_killed(mode: &str) {
-    let place = TestFolder::with_certificates();
-    let mut cluster = Cluster::start(&place, mode);
+    let folder = TestFolder::with_certificates();
+    let mut cluster = Cluster::start(&folder, mode);
     let mut open: Vec<_> =
         (0..3 * SESSIONS).map(|turn| LongSession::open(turn % 3, cluster.accepts[turn % 3])).collect();
     let share = SESSIONS as u64 / 2;
@@ -262,11 +262,11 @@ fn check_each_is_killed(mode: &str) {
 
 #[test]
 fn verify_names_each_peer_and_the_one_that_is_missing() {
-    let place = TestFolder::with_certificates();
-    let cluster = Cluster::start(&place, "reverse");
+    let folder = TestFolder::with_certificates();
+    let cluster = Cluster::start(&folder, "reverse");
     let seen = |at: usize| {
         let (profile, socket) = (format!("{}.yaml", NAMES[at]), format!("run/{}.sock", NAMES[at]));
-        let verified = run(&place, &["verify", "--json", "--profile", &profile, "--admin", &socket]);
+        let verified = run(&folder, &["verify", "--json", "--profile", &profile, "--admin", &socket]);
         let report: Value =
             serde_json::from_str(&verified.out).unwrap_or_else(|error| panic!("{error}: {}", verified.err));
         let mut steps = report["steps"].as_array().expect("steps").iter();

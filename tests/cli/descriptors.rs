@@ -25,10 +25,10 @@ const MEASURED: Duration = Duration::from_secs(2);
 
 #[test]
 fn out_of_descriptors_accepting_pauses_and_goes_on() {
-    let place = TestFolder::with_certificates();
-    place.write("one.yaml", DIRECT);
+    let folder = TestFolder::with_certificates();
+    folder.write("one.yaml", DIRECT);
     let limit = format!("--nofile={LIMIT}");
-    let gateway = place.start_as("one", &["prlimit", &limit], &["--no-ui", "--profile", "one.yaml"]);
+    let gateway = folder.start_as("one", &["prlimit", &limit], &["--no-ui", "--profile", "one.yaml"]);
     assert_eq!(gateway.status()["descriptors"]["limit"], LIMIT);
     let port = gateway.accept("echo");
     let mut clients: Vec<TcpStream> = (0..CLIENTS).map(|_| connect(port)).collect();
@@ -54,31 +54,31 @@ fn out_of_descriptors_accepting_pauses_and_goes_on() {
 }
 
 /// Descriptors of a gateway that serves nobody: what `status` shows, without what asking for it takes.
-fn at_rest(place: &TestFolder, profile: &str) -> u64 {
-    let gateway = place.start(profile);
+fn at_rest(folder: &TestFolder, profile: &str) -> u64 {
+    let gateway = folder.start(profile);
     let used = gateway.status()["descriptors"]["used"].as_u64().expect("a number");
     used - 1
 }
 
 /// The pair of `spare` descriptors more on the DMZ half than it needs at rest.
-fn starved<'a>(place: &'a TestFolder, dmz: &str, spare: u64) -> (Gateway<'a>, String) {
-    place.write("dmz.yaml", dmz);
-    let limit = format!("--nofile={}", at_rest(place, "dmz") + spare);
-    let gateway = place.start_as("dmz", &["prlimit", &limit], &["--no-ui", "--profile", "dmz.yaml"]);
+fn starved<'a>(folder: &'a TestFolder, dmz: &str, spare: u64) -> (Gateway<'a>, String) {
+    folder.write("dmz.yaml", dmz);
+    let limit = format!("--nofile={}", at_rest(folder, "dmz") + spare);
+    let gateway = folder.start_as("dmz", &["prlimit", &limit], &["--no-ui", "--profile", "dmz.yaml"]);
     let link = format!("127.0.0.1:{}", gateway.link_port());
     (gateway, link)
 }
 
 /// A certificate for another internal gateway, of the same authority.
-fn certify(place: &TestFolder, name: &str) {
+fn certify(folder: &TestFolder, name: &str) {
     let rename = |from: &str, to: &str| {
         for kind in ["pem", "key"] {
-            let path = |name: &str| place.path(&format!("pki/{name}.{kind}"));
+            let path = |name: &str| folder.path(&format!("pki/{name}.{kind}"));
             fs::rename(path(from), path(to)).expect("it is renamed");
         }
     };
     rename("internal", "kept");
-    let made = run(place, &["certs", "--out", "pki", "--internal", name]);
+    let made = run(folder, &["certs", "--out", "pki", "--internal", name]);
     assert_eq!(made.code, Some(0), "{}", made.err);
     rename("internal", name);
     rename("kept", "internal");
@@ -104,10 +104,10 @@ fn with_few_descriptors_plain_links_and_clients_each_have_their_share() {
 }
 
 fn check_shares(spare: u64, written: impl Fn(&str) -> String) {
-    let place = TestFolder::with_certificates();
-    let (dmz, link) = starved(&place, &written(&dmz_half("127.0.0.1:0", &["echo"])), spare);
-    place.write("internal.yaml", &written(&internal_half(&link, &[("echo", "echo://")])));
-    let _internal = place.start("internal");
+    let folder = TestFolder::with_certificates();
+    let (dmz, link) = starved(&folder, &written(&dmz_half("127.0.0.1:0", &["echo"])), spare);
+    folder.write("internal.yaml", &written(&internal_half(&link, &[("echo", "echo://")])));
+    let _internal = folder.start("internal");
     dmz.wait_healthy();
     let port = dmz.accept("echo");
     thread::scope(|scope| {
@@ -132,24 +132,24 @@ fn check_shares(spare: u64, written: impl Fn(&str) -> String) {
 
 #[test]
 fn a_peer_that_dials_without_end_takes_no_descriptors_of_others() {
-    let place = TestFolder::with_certificates();
-    certify(&place, "greedy");
+    let folder = TestFolder::with_certificates();
+    certify(&folder, "greedy");
     let dmz =
         dmz_half("127.0.0.1:0", &["echo", "one"]).replace("peers: [internal]", "peers: [internal, greedy]");
-    let (dmz, link) = starved(&place, &dmz, 80);
+    let (dmz, link) = starved(&folder, &dmz, 80);
     let greedy = internal_half(&link, &[("one", "echo://")])
         .replace("pki/internal", "pki/greedy")
         .replace("prepared: 2", "prepared: 400, maximum: 500");
-    place.write("greedy.yaml", &greedy);
-    let _greedy = place.start("greedy");
+    folder.write("greedy.yaml", &greedy);
+    let _greedy = folder.start("greedy");
     let port = dmz.accept("one");
     dmz.wait("its links come", SOON, |status| {
         status["pools"].as_array().is_some_and(|pools| {
             pools.iter().any(|pool| pool["peer"] == "greedy" && pool["ready"].as_u64() >= Some(8))
         })
     });
-    place.write("internal.yaml", &internal_half(&link, &[("echo", "echo://")]));
-    let internal = place.start("internal");
+    folder.write("internal.yaml", &internal_half(&link, &[("echo", "echo://")]));
+    let internal = folder.start("internal");
     internal.wait_healthy();
     let other = dmz.accept("echo");
     (0..20).for_each(|_| run_client(other));
@@ -175,7 +175,7 @@ fn leave(gateway: &Gateway<'_>, spare: Option<usize>) {
 
 #[test]
 fn a_limit_that_falls_under_a_running_gateway_is_reported_and_it_recovers_by_itself() {
-    let place = TestFolder::with_certificates();
+    let folder = TestFolder::with_certificates();
     let backend = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let to = backend.local_addr().expect("it is bound");
     thread::spawn(move || {
@@ -189,8 +189,9 @@ fn a_limit_that_falls_under_a_running_gateway_is_reported_and_it_recovers_by_its
     let profile = format!(
         "mode: direct\ndmz:\n  services: {{ shop: {{ accept: ['tcp://127.0.0.1:0'], connect: 'tcp://{to}' }} }}\n"
     );
-    place.write("one.yaml", &profile);
-    let gateway = place.start_as("one", &["prlimit", "--nofile=1024"], &["--no-ui", "--profile", "one.yaml"]);
+    folder.write("one.yaml", &profile);
+    let gateway =
+        folder.start_as("one", &["prlimit", "--nofile=1024"], &["--no-ui", "--profile", "one.yaml"]);
     let port = gateway.accept("shop");
     run_client(port);
     gateway.wait("nobody is left", SOON, |status| status["totals"]["sessions_open"] == 0);

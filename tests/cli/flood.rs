@@ -22,9 +22,9 @@ const CLIENTS: usize = 400;
 
 #[test]
 fn a_flood_of_strangers_is_a_few_lines_in_the_log() {
-    let place = TestFolder::with_certificates();
-    place.write("one.yaml", PROFILE);
-    let gateway = place.start_as("one", &[], &["--no-ui", "--profile", "one.yaml"]);
+    let folder = TestFolder::with_certificates();
+    folder.write("one.yaml", PROFILE);
+    let gateway = folder.start_as("one", &[], &["--no-ui", "--profile", "one.yaml"]);
     let port = gateway.accept("echo");
     for _ in 0..CLIENTS {
         let mut client = connect(port);
@@ -61,9 +61,9 @@ fn logged_sessions(log: &str) -> (usize, usize) {
 #[test]
 fn clients_that_come_and_are_cut_are_a_few_lines_a_second() {
     const CUT: usize = 3000;
-    let place = TestFolder::with_certificates();
-    place.write("one.yaml", crate::DIRECT);
-    let gateway = place.start_as("one", &[], &["--no-ui", "--profile", "one.yaml"]);
+    let folder = TestFolder::with_certificates();
+    folder.write("one.yaml", crate::DIRECT);
+    let gateway = folder.start_as("one", &[], &["--no-ui", "--profile", "one.yaml"]);
     let port = gateway.accept("echo");
     let began = Instant::now();
     (0..CUT).for_each(|_| comes_and_is_cut(port));
@@ -87,10 +87,10 @@ fn clients_that_come_and_are_cut_are_a_few_lines_a_second() {
 
 /// A client that has begun and goes on after `flood` has come.
 fn check_unharmed(limit: usize, flood: impl Fn(&Gateway<'_>, SocketAddr) -> Vec<TcpStream>) {
-    let place = TestFolder::with_certificates();
-    place.write("one.yaml", PROFILE);
+    let folder = TestFolder::with_certificates();
+    folder.write("one.yaml", PROFILE);
     let limit = format!("--nofile={limit}");
-    let gateway = place.start_as("one", &["prlimit", &limit], &["--no-ui", "--profile", "one.yaml"]);
+    let gateway = folder.start_as("one", &["prlimit", &limit], &["--no-ui", "--profile", "one.yaml"]);
     let port = gateway.accept("echo");
     let mut honest = connect(port);
     honest.write_all(b"PROXY UNK").expect("it is sent");
@@ -233,9 +233,10 @@ fn row(when: &str, mut took: Vec<Duration>) {
 
 #[test]
 fn twenty_thousand_connections_of_one_address_turn_no_other_away() {
-    let place = TestFolder::with_certificates();
-    place.write("one.yaml", LIMITED);
-    let gateway = place.start_as("one", &["prlimit", "--nofile=4096"], &["--no-ui", "--profile", "one.yaml"]);
+    let folder = TestFolder::with_certificates();
+    folder.write("one.yaml", LIMITED);
+    let gateway =
+        folder.start_as("one", &["prlimit", "--nofile=4096"], &["--no-ui", "--profile", "one.yaml"]);
     let port = gateway.accept("echo");
     let quiet = set_up(port, ECHO, 0, MEASURED);
     let Flooded { served, under_flood, asked, took } = flood_beside(&gateway, port, ECHO, ECHO);
@@ -285,14 +286,14 @@ fn pages() -> SocketAddr {
 /// The services of the port go on, and so do the links that come by it.
 #[test]
 fn twenty_thousand_upgrades_of_one_address_turn_nobody_else_away() {
-    let (place, pages) = (TestFolder::with_certificates(), pages());
+    let (folder, pages) = (TestFolder::with_certificates(), pages());
     let at = format!("127.0.0.1:{}", free_port());
     let web = |profile: String| profile.replace("socks+tls://LINK", &format!("socks+ws://{at}/link"));
     let dmz = web(dmz_half("LINK", &["web"])).replace("tcp://127.0.0.1:0", &format!("http://{at}"));
-    place.write("dmz.yaml", &dmz);
-    place.write("internal.yaml", &web(internal_half("LINK", &[("web", &format!("http://{pages}"))])));
-    let dmz = place.start_as("dmz", &["prlimit", "--nofile=4096"], &["--no-ui", "--profile", "dmz.yaml"]);
-    let internal = place.start("internal");
+    folder.write("dmz.yaml", &dmz);
+    folder.write("internal.yaml", &web(internal_half("LINK", &[("web", &format!("http://{pages}"))])));
+    let dmz = folder.start_as("dmz", &["prlimit", "--nofile=4096"], &["--no-ui", "--profile", "dmz.yaml"]);
+    let internal = folder.start("internal");
     let before = internal.wait_healthy();
     dmz.wait_healthy();
     let port = dmz.accept("web");

@@ -59,11 +59,11 @@ fn the_commands_printed_by_init_start_a_working_pair() {
         eprintln!("skipped: needs curl");
         return;
     }
-    let place = TestFolder::with_certificates();
+    let folder = TestFolder::with_certificates();
     let (backend, accept, link) = (web_server(), free_port(), free_port());
     let (accept, link) = (accept.to_string(), link.to_string());
     let sent = run(
-        &place,
+        &folder,
         &[
             "init",
             "pair",
@@ -84,7 +84,7 @@ fn the_commands_printed_by_init_start_a_working_pair() {
     // As a shell runs them, from the folder where `init` ran.
     let program = Path::new(env!("CARGO_BIN_EXE_portcullis")).parent().expect("a folder");
     let path = format!("{}:{}", program.display(), std::env::var("PATH").expect("a PATH"));
-    let checked = place.wrapped(&["env", &format!("PATH={path}"), "sh", "-c", &next[0]], &[]).output();
+    let checked = folder.wrapped(&["env", &format!("PATH={path}"), "sh", "-c", &next[0]], &[]).output();
     let checked = crate::output_of(checked.expect("it runs"));
     assert_eq!(checked.code, Some(0), "{}{}", checked.out, checked.err);
     for word in
@@ -95,7 +95,7 @@ fn the_commands_printed_by_init_start_a_working_pair() {
     let [dmz, internal] = ["dmz", "internal"].map(|half| {
         let line = next.iter().find(|line| line.contains(&format!("--profile 'my pair/{half}.yaml'")));
         assert!(line.is_some(), "{next:?}");
-        place.start_as(half, &[], &["--no-ui", "--profile", &format!("my pair/{half}.yaml")])
+        folder.start_as(half, &[], &["--no-ui", "--profile", &format!("my pair/{half}.yaml")])
     });
     dmz.wait_healthy();
     internal.wait_healthy();
@@ -108,12 +108,12 @@ fn the_commands_printed_by_init_start_a_working_pair() {
 
 #[test]
 fn each_half_gets_what_belongs_to_its_host() {
-    let place = TestFolder::with_certificates();
+    let folder = TestFolder::with_certificates();
     let sent =
-        run(&place, &["init", "dmz", "--out", "edge", "--dmz-host", "gate.example.com", "--service", "no"]);
+        run(&folder, &["init", "dmz", "--out", "edge", "--dmz-host", "gate.example.com", "--service", "no"]);
     assert_eq!(sent.code, Some(0), "{}", sent.err);
     assert_eq!(
-        files(&place.path("edge")),
+        files(&folder.path("edge")),
         [
             "dmz.yaml",
             "internal-host/internal.yaml",
@@ -126,15 +126,15 @@ fn each_half_gets_what_belongs_to_its_host() {
             "pki/dmz.pem",
         ]
     );
-    for file in files(&place.path("edge")).iter().filter(|file| file.ends_with(".key")) {
-        let mode = place.path("edge").join(file).metadata().expect("it is there").permissions().mode();
+    for file in files(&folder.path("edge")).iter().filter(|file| file.ends_with(".key")) {
+        let mode = folder.path("edge").join(file).metadata().expect("it is there").permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{file}");
     }
-    let text = |file: &str| fs::read_to_string(place.path(file)).expect("it is there");
+    let text = |file: &str| fs::read_to_string(folder.path(file)).expect("it is there");
     let internal = text("edge/internal-host/internal.yaml");
     assert!(internal.contains("\n    connect: \"socks+tls://gate.example.com:1443\"\n"), "{internal}");
     // Side by side they go together, and the names of their certificates do.
-    let both = run(&place, &["check", "edge/dmz.yaml", "edge/internal-host/internal.yaml"]);
+    let both = run(&folder, &["check", "edge/dmz.yaml", "edge/internal-host/internal.yaml"]);
     assert_eq!(both.code, Some(0), "{}", both.out);
     assert!(both.out.contains("no: clients at tcp://0.0.0.0:8000"), "{}", both.out);
     let next = next(&sent);
@@ -142,30 +142,30 @@ fn each_half_gets_what_belongs_to_its_host() {
 
     let hosts = ["--internal-host", "fd00::5", "--dmz-host", "gate.example.com"];
     let sent =
-        run(&place, &[&["init", "internal", "--out", "inside", "--mode", "forward"], &hosts[..]].concat());
+        run(&folder, &[&["init", "internal", "--out", "inside", "--mode", "forward"], &hosts[..]].concat());
     assert_eq!(sent.code, Some(0), "{}", sent.err);
     let dmz = text("inside/dmz-host/dmz.yaml");
     assert!(dmz.contains("\n    connect: \"socks+tls://[fd00::5]:1443\"\n"), "{dmz}");
-    assert!(files(&place.path("inside")).contains(&"pki/ca.key".to_owned()));
-    let both = run(&place, &["check", "inside/internal.yaml", "inside/dmz-host/dmz.yaml"]);
+    assert!(files(&folder.path("inside")).contains(&"pki/ca.key".to_owned()));
+    let both = run(&folder, &["check", "inside/internal.yaml", "inside/dmz-host/dmz.yaml"]);
     assert_eq!(both.code, Some(0), "{}", both.out);
     // Both ends are known: reversing is one word.
     let reversed =
-        run(&place, &["check", "inside/internal.yaml", "inside/dmz-host/dmz.yaml", "--mode", "reverse"]);
+        run(&folder, &["check", "inside/internal.yaml", "inside/dmz-host/dmz.yaml", "--mode", "reverse"]);
     assert_eq!(reversed.code, Some(0), "{}", reversed.out);
     assert!(reversed.out.contains("dials socks+tls://gate.example.com:1444"), "{}", reversed.out);
 }
 
 #[test]
 fn init_overwrites_nothing_and_leaves_nothing_half_made() {
-    let place = TestFolder::with_certificates();
-    let init = |out: &str| run(&place, &["init", "pair", "--out", out]);
+    let folder = TestFolder::with_certificates();
+    let init = |out: &str| run(&folder, &["init", "pair", "--out", out]);
     assert_eq!(init("pair").code, Some(0));
-    let made = files(&place.path("pair"));
+    let made = files(&folder.path("pair"));
     for file in &made {
         // Each of them alone is enough to refuse, one that leads nowhere too.
         let out = format!("alone-{}", file.replace('/', "-"));
-        let there = place.path(&out).join(file);
+        let there = folder.path(&out).join(file);
         fs::create_dir_all(there.parent().expect("a folder")).expect("a folder");
         std::os::unix::fs::symlink("nowhere", &there).expect("a link");
         let sent = init(&out);
@@ -175,24 +175,24 @@ fn init_overwrites_nothing_and_leaves_nothing_half_made() {
             "{}",
             sent.err
         );
-        assert_eq!(files(&place.path(&out)), std::slice::from_ref(file));
+        assert_eq!(files(&folder.path(&out)), std::slice::from_ref(file));
     }
-    let before = fs::read_to_string(place.path("pair/pki/dmz.key")).expect("a key");
+    let before = fs::read_to_string(folder.path("pair/pki/dmz.key")).expect("a key");
     let again = init("pair");
     assert_eq!(again.code, Some(1), "{}", again.out);
-    assert_eq!(fs::read_to_string(place.path("pair/pki/dmz.key")).expect("a key"), before);
+    assert_eq!(fs::read_to_string(folder.path("pair/pki/dmz.key")).expect("a key"), before);
 
     // What is in the way is met late: what was made before it is gone again.
-    fs::create_dir(place.path("blocked")).expect("a folder");
-    place.write("blocked/pki", "a file");
+    fs::create_dir(folder.path("blocked")).expect("a folder");
+    folder.write("blocked/pki", "a file");
     let blocked = init("blocked");
     assert_eq!(blocked.code, Some(1), "{}", blocked.out);
-    assert_eq!(files(&place.path("blocked")), ["pki"], "{}", blocked.err);
+    assert_eq!(files(&folder.path("blocked")), ["pki"], "{}", blocked.err);
 }
 
 #[test]
 fn a_bad_answer_says_what_to_do_and_writes_nothing() {
-    let place = TestFolder::with_certificates();
+    let folder = TestFolder::with_certificates();
     for (args, words) in [
         (&["dmz"][..], "--dmz-host is needed: where the internal gateway dials"),
         (&["internal", "--mode", "forward"], "--internal-host is needed"),
@@ -209,21 +209,21 @@ fn a_bad_answer_says_what_to_do_and_writes_nothing() {
         (&["dmz", "--dmz-host", "192.0.2.1:99"], "`192.0.2.1:99` is more than a name"),
         (&["dmz", "--dmz-host", "tcp://10.0.0.5"], "give it alone; the link's port"),
     ] {
-        let sent = run(&place, &[&["init", "--out", "bad"], args].concat());
+        let sent = run(&folder, &[&["init", "--out", "bad"], args].concat());
         assert_eq!(sent.code, Some(2), "{args:?}: {}{}", sent.out, sent.err);
         assert!(sent.err.contains(words), "{args:?}: {}", sent.err);
-        assert!(!place.path("bad").exists(), "{args:?}");
+        assert!(!folder.path("bad").exists(), "{args:?}");
     }
     // What clients send as requests goes where requests are answered.
-    let web = run(&place, &["init", "pair", "--out", "web", "--accept", "http://127.0.0.1:8000"]);
+    let web = run(&folder, &["init", "pair", "--out", "web", "--accept", "http://127.0.0.1:8000"]);
     assert_eq!(web.code, Some(0), "{}", web.err);
-    assert_eq!(run(&place, &["check", "web/dmz.yaml", "web/internal.yaml"]).code, Some(0));
+    assert_eq!(run(&folder, &["check", "web/dmz.yaml", "web/internal.yaml"]).code, Some(0));
 }
 
 /// The first steps of a new user.
 #[test]
 fn the_first_errors_name_the_next_step() {
-    let place = TestFolder::with_certificates();
+    let folder = TestFolder::with_certificates();
     for (args, words) in [
         (&["check"][..], "write a first one with `portcullis init pair`"),
         (&["profiles"], "write a first one with `portcullis init pair`"),
@@ -233,20 +233,20 @@ fn the_first_errors_name_the_next_step() {
         (&["attach"], "start one with `portcullis --profile NAME`"),
         (&["replay", "yesterday"], "name a file that `--record` has written"),
     ] {
-        let sent = run(&place, args);
+        let sent = run(&folder, args);
         assert!(sent.err.contains(words), "{args:?}: {}", sent.err);
     }
 }
 
 #[test]
 fn check_prints_what_would_run() {
-    let place = TestFolder::with_certificates();
-    place.write("direct.yaml", crate::DIRECT);
-    let sent = run(&place, &["check", "direct.yaml"]);
+    let folder = TestFolder::with_certificates();
+    folder.write("direct.yaml", crate::DIRECT);
+    let sent = run(&folder, &["check", "direct.yaml"]);
     let end = "`portcullis --profile direct.yaml` would run:\n  the DMZ half, which reaches the backends itself\n  \
                echo: clients at tcp://127.0.0.1:0 → echo://\n";
     assert!(sent.out.ends_with(end), "{}", sent.out);
     // An unreadable profile gets no plan.
-    place.write("bad.yaml", "mode: sideways\n");
-    assert!(!run(&place, &["check", "bad.yaml", "direct.yaml"]).out.contains("would run"));
+    folder.write("bad.yaml", "mode: sideways\n");
+    assert!(!run(&folder, &["check", "bad.yaml", "direct.yaml"]).out.contains("would run"));
 }

@@ -24,9 +24,9 @@ fn echo(stream: &mut TcpStream) {
     assert_eq!(&answer, b"hello");
 }
 
-fn started<'a>(place: &'a TestFolder, drain: &str) -> (Gateway<'a>, TcpStream) {
-    place.write("one.yaml", &format!("{DIRECT}drain: {drain}\n"));
-    let gateway = place.start("one");
+fn started<'a>(folder: &'a TestFolder, drain: &str) -> (Gateway<'a>, TcpStream) {
+    folder.write("one.yaml", &format!("{DIRECT}drain: {drain}\n"));
+    let gateway = folder.start("one");
     let mut client = connect(gateway.accept("echo"));
     echo(&mut client);
     (gateway, client)
@@ -35,8 +35,8 @@ fn started<'a>(place: &'a TestFolder, drain: &str) -> (Gateway<'a>, TcpStream) {
 #[test]
 fn a_terminating_signal_drains_and_a_clean_end_is_zero() {
     for signal in [Signal::TERM, Signal::INT] {
-        let place = TestFolder::with_certificates();
-        let (gateway, mut client) = started(&place, "60s");
+        let folder = TestFolder::with_certificates();
+        let (gateway, mut client) = started(&folder, "60s");
         let port = gateway.accept("echo");
         gateway.signal(signal);
         gateway.wait("it drains", SOON, |status| status["phase"] == "draining");
@@ -45,14 +45,14 @@ fn a_terminating_signal_drains_and_a_clean_end_is_zero() {
         client.shutdown(Shutdown::Write).expect("half closed");
         assert_eq!(client.read(&mut [0]).expect("a clean end"), 0);
         assert_eq!(gateway.ended().code(), Some(0));
-        assert!(!place.path("run/one.sock").exists(), "the socket is left behind");
+        assert!(!folder.path("run/one.sock").exists(), "the socket is left behind");
     }
 }
 
 #[test]
 fn the_drain_deadline_cuts_with_a_reset_and_three() {
-    let place = TestFolder::with_certificates();
-    let (gateway, mut client) = started(&place, "300ms");
+    let folder = TestFolder::with_certificates();
+    let (gateway, mut client) = started(&folder, "300ms");
     gateway.signal(Signal::TERM);
     assert!(is_reset(&client.read(&mut [0])));
     assert_eq!(gateway.ended().code(), Some(3));
@@ -60,8 +60,8 @@ fn the_drain_deadline_cuts_with_a_reset_and_three() {
 
 #[test]
 fn a_second_signal_cuts_at_once() {
-    let place = TestFolder::with_certificates();
-    let (gateway, mut client) = started(&place, "60s");
+    let folder = TestFolder::with_certificates();
+    let (gateway, mut client) = started(&folder, "60s");
     gateway.signal(Signal::TERM);
     gateway.wait("it drains", SOON, |status| status["phase"] == "draining");
     let start = Instant::now();
@@ -73,10 +73,10 @@ fn a_second_signal_cuts_at_once() {
 
 #[test]
 fn an_invalid_level_is_reported_and_the_usual_one_is_used() {
-    let place = TestFolder::with_certificates();
-    place.write("one.yaml", &format!("log: gate.json\n{DIRECT}"));
+    let folder = TestFolder::with_certificates();
+    folder.write("one.yaml", &format!("log: gate.json\n{DIRECT}"));
     let gateway =
-        place.start_as("one", &["env", "PORTCULLIS_LOG=debgu"], &["--no-ui", "--profile", "one.yaml"]);
+        folder.start_as("one", &["env", "PORTCULLIS_LOG=debgu"], &["--no-ui", "--profile", "one.yaml"]);
     until("it is reported", SOON, || {
         gateway
             .log()
@@ -84,7 +84,7 @@ fn an_invalid_level_is_reported_and_the_usual_one_is_used() {
             .then_some(())
     });
     until("and in the file", SOON, || {
-        let lines = fs::read_to_string(place.path("gate.json")).unwrap_or_default();
+        let lines = fs::read_to_string(folder.path("gate.json")).unwrap_or_default();
         lines.contains("\"event\":\"level_refused\"").then_some(())
     });
     until("the usual level is used", SOON, || {
@@ -95,9 +95,9 @@ fn an_invalid_level_is_reported_and_the_usual_one_is_used() {
 
 #[test]
 fn stop_returns_when_the_gateway_has_ended() {
-    let place = TestFolder::with_certificates();
-    let (gateway, client) = started(&place, "60s");
-    let mut stop = place.command(&["stop", "--admin", "run/one.sock"]);
+    let folder = TestFolder::with_certificates();
+    let (gateway, client) = started(&folder, "60s");
+    let mut stop = folder.command(&["stop", "--admin", "run/one.sock"]);
     let mut stop = stop.stdout(Stdio::piped()).spawn().expect("it runs");
     gateway.wait("it drains", SOON, |status| status["phase"] == "draining");
     assert!(stop.try_wait().expect("ours").is_none(), "it returned while a session was open");
@@ -106,15 +106,15 @@ fn stop_returns_when_the_gateway_has_ended() {
     assert_eq!(stopped.code, Some(0), "{}", stopped.out);
     assert!(stopped.out.contains("stopped"), "{}", stopped.out);
     assert_eq!(gateway.ended().code(), Some(0));
-    let gone = run(&place, &["stop", "--admin", "run/one.sock"]);
+    let gone = run(&folder, &["stop", "--admin", "run/one.sock"]);
     assert_eq!(gone.code, Some(1), "{}", gone.out);
 }
 
 #[test]
 fn a_hangup_reloads_when_headless() {
-    let place = TestFolder::with_certificates();
-    let (gateway, mut client) = started(&place, "60s");
-    place.write(
+    let folder = TestFolder::with_certificates();
+    let (gateway, mut client) = started(&folder, "60s");
+    folder.write(
         "one.yaml",
         &format!("{DIRECT}    more: {{ accept: [\"tcp://127.0.0.1:0\"], connect: \"echo://\" }}\n"),
     );
@@ -126,7 +126,7 @@ fn a_hangup_reloads_when_headless() {
     echo(&mut client);
     echo(&mut connect(gateway.accept("more")));
     // A profile that has become wrong changes nothing.
-    place.write("one.yaml", "mode: sideways\n");
+    folder.write("one.yaml", "mode: sideways\n");
     gateway.signal(Signal::HUP);
     until("the log names the problem", SOON, || gateway.log().contains("sideways").then_some(()));
     echo(&mut connect(gateway.accept("more")));
@@ -135,15 +135,15 @@ fn a_hangup_reloads_when_headless() {
 
 #[test]
 fn a_hangup_during_a_reload_is_one_more_reload() {
-    let place = TestFolder::with_certificates();
-    let (gateway, mut client) = started(&place, "60s");
+    let folder = TestFolder::with_certificates();
+    let (gateway, mut client) = started(&folder, "60s");
     let more = |number: u32| {
         let profile = format!(
             "{DIRECT}    more{number}: {{ accept: [\"tcp://127.0.0.1:0\"], connect: \"echo://\" }}\n"
         );
         // Whole at any time.
-        place.write("new.yaml", &profile);
-        fs::rename(place.path("new.yaml"), place.path("one.yaml")).expect("a file");
+        folder.write("new.yaml", &profile);
+        fs::rename(folder.path("new.yaml"), folder.path("one.yaml")).expect("a file");
         gateway.signal(Signal::HUP);
     };
     // Most of them come while one of the others is read or in the making.
@@ -158,31 +158,31 @@ fn a_hangup_during_a_reload_is_one_more_reload() {
 
 #[test]
 fn a_taken_port_is_a_failed_start_that_opens_nothing() {
-    let place = TestFolder::with_certificates();
+    let folder = TestFolder::with_certificates();
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
     let taken_port = taken.local_addr().expect("an address").port();
     let free = free_port();
     // The free one comes first and is bound before the taken one is found.
-    place.write(
+    folder.write(
         "one.yaml",
         &format!(
             "mode: direct\ndmz:\n  services:\n    a: {{ accept: [\"tcp://127.0.0.1:{free}\"], connect: \"echo://\" }}\n    \
              b: {{ accept: [\"tcp://127.0.0.1:{taken_port}\"], connect: \"echo://\" }}\n"
         ),
     );
-    let start = run(&place, &["--no-ui", "--profile", "one.yaml"]);
+    let start = run(&folder, &["--no-ui", "--profile", "one.yaml"]);
     assert_eq!(start.code, Some(1), "{}", start.err);
     assert!(start.err.contains(&taken_port.to_string()) && start.err.contains("taken"), "{}", start.err);
     assert!(TcpStream::connect(("127.0.0.1", free)).is_err());
-    let left = std::fs::read_dir(place.path("run/portcullis")).map(Iterator::count).unwrap_or(0);
+    let left = std::fs::read_dir(folder.path("run/portcullis")).map(Iterator::count).unwrap_or(0);
     assert_eq!(left, 0, "an admin socket is left behind");
 }
 
 #[test]
 fn without_a_terminal_it_logs_that_it_runs_headless() {
-    let place = TestFolder::with_certificates();
-    place.write("one.yaml", DIRECT);
-    let gateway = place.start_as("one", &[], &["--profile", "one.yaml"]);
+    let folder = TestFolder::with_certificates();
+    folder.write("one.yaml", DIRECT);
+    let gateway = folder.start_as("one", &[], &["--profile", "one.yaml"]);
     until("it says so", SOON, || gateway.log().contains("running headless").then_some(()));
     assert!(gateway.log().contains("open files"), "the descriptor limit is shown: {}", gateway.log());
     gateway.signal(Signal::TERM);
@@ -191,16 +191,16 @@ fn without_a_terminal_it_logs_that_it_runs_headless() {
 
 #[test]
 fn every_line_of_a_json_log_is_json() {
-    let place = TestFolder::with_certificates();
-    place.write("one.yaml", DIRECT);
+    let folder = TestFolder::with_certificates();
+    folder.write("one.yaml", DIRECT);
     let args = ["--profile", "one.yaml", "--log-format", "json"];
-    let gateway = place.start_as("one", &[], &args);
+    let gateway = folder.start_as("one", &[], &args);
     echo(&mut connect(gateway.accept("echo")));
-    place.write("one.yaml", "mode: \"side\\nways\"\n");
+    folder.write("one.yaml", "mode: \"side\\nways\"\n");
     gateway.signal(Signal::HUP);
     until("the log names the problem", SOON, || gateway.log().contains("ways").then_some(()));
     gateway.signal(Signal::TERM);
-    let log = place.path("one.log");
+    let log = folder.path("one.log");
     assert_eq!(gateway.ended().code(), Some(0));
     let text = std::fs::read_to_string(log).expect("a log");
     assert!(text.lines().count() >= 4, "{text}");
@@ -220,14 +220,14 @@ fn the_demo_echoes() {
         println!("skipped: the_demo_echoes needs unshare -rn");
         return;
     }
-    let place = TestFolder::with_certificates();
+    let folder = TestFolder::with_certificates();
     let program = env!("CARGO_BIN_EXE_portcullis");
     let script = format!(
         "ip link set lo up && {{ {program} --no-ui & }} && \
          for try in $(seq 200); do if exec 3<>/dev/tcp/127.0.0.1/7000; then break; fi 2>/dev/null; sleep 0.05; done; \
          echo to the demo and back >&3 && head -n 1 <&3 && {program} status --json --admin run/portcullis/demo.sock && exec 3<&- && kill %1; wait"
     );
-    let mut command = place.wrapped(&["unshare", "-rn", "bash", "-c", &script], &[]);
+    let mut command = folder.wrapped(&["unshare", "-rn", "bash", "-c", &script], &[]);
     let output = output_of(command.output().expect("it runs"));
     let (first, status) = output.out.split_once('\n').unwrap_or_default();
     assert_eq!(first, "to the demo and back", "{}", output.err);
@@ -239,10 +239,10 @@ fn the_demo_echoes() {
 
 #[test]
 fn a_demo_with_a_taken_port_uses_a_free_one_and_reports_it() {
-    let place = TestFolder::with_certificates();
+    let folder = TestFolder::with_certificates();
     // Held here, or by whoever was first.
     let _held = std::net::TcpListener::bind(("127.0.0.1", 7000));
-    let demo = place.start_as("demo", &[], &["--no-ui", "--no-samples"]);
+    let demo = folder.start_as("demo", &[], &["--no-ui", "--no-samples"]);
     let at = demo.accept("echo");
     assert_ne!(at.port(), 7000);
     let mut client = connect(at);
@@ -256,13 +256,13 @@ fn a_demo_with_a_taken_port_uses_a_free_one_and_reports_it() {
 
 #[test]
 fn a_log_at_debug_shows_links_and_no_noise_of_libraries() {
-    let place = TestFolder::with_certificates();
-    place.write("dmz.yaml", &dmz_half("127.0.0.1:0", &["echo"]));
+    let folder = TestFolder::with_certificates();
+    folder.write("dmz.yaml", &dmz_half("127.0.0.1:0", &["echo"]));
     let debug: &[&str] = &["env", "PORTCULLIS_LOG=debug"];
-    let dmz = place.start_as("dmz", debug, &["--no-ui", "--profile", "dmz.yaml"]);
+    let dmz = folder.start_as("dmz", debug, &["--no-ui", "--profile", "dmz.yaml"]);
     let link = format!("127.0.0.1:{}", dmz.link_port());
-    place.write("internal.yaml", &internal_half(&link, &[("echo", "echo://")]));
-    let internal = place.start_as("internal", debug, &["--no-ui", "--profile", "internal.yaml"]);
+    folder.write("internal.yaml", &internal_half(&link, &[("echo", "echo://")]));
+    let internal = folder.start_as("internal", debug, &["--no-ui", "--profile", "internal.yaml"]);
     dmz.wait_healthy();
     internal.wait_healthy();
     for gateway in [&dmz, &internal] {
@@ -275,11 +275,11 @@ fn a_log_at_debug_shows_links_and_no_noise_of_libraries() {
 
 #[test]
 fn a_recording_that_another_gateway_writes_is_refused() {
-    let place = TestFolder::with_certificates();
-    place.write("one.yaml", DIRECT);
+    let folder = TestFolder::with_certificates();
+    folder.write("one.yaml", DIRECT);
     let args = ["--no-ui", "--profile", "one.yaml", "--record", "kept.jsonl"];
-    let _gateway = place.start_as("one", &[], &args);
-    let second = run(&place, &[&args[..], &["--admin", "none"]].concat());
+    let _gateway = folder.start_as("one", &[], &args);
+    let second = run(&folder, &[&args[..], &["--admin", "none"]].concat());
     let expected = "recording kept.jsonl: another process records to it; choose another name";
     assert!(second.code == Some(1) && second.err.contains(expected), "{}", second.err);
 }

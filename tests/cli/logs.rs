@@ -29,8 +29,8 @@ use crate::{
 };
 
 /// The JSON lines of a file so far, where there is one.
-fn lines(place: &TestFolder, name: &str) -> Vec<Value> {
-    let text = fs::read_to_string(place.path(name)).unwrap_or_default();
+fn lines(folder: &TestFolder, name: &str) -> Vec<Value> {
+    let text = fs::read_to_string(folder.path(name)).unwrap_or_default();
     let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
     whole
         .lines()
@@ -39,8 +39,8 @@ fn lines(place: &TestFolder, name: &str) -> Vec<Value> {
 }
 
 #[track_caller]
-fn line_of(place: &TestFolder, name: &str, is_it: impl Fn(&Value) -> bool) -> Value {
-    until(&format!("a line in {name}"), SOON, || lines(place, name).into_iter().find(&is_it))
+fn line_of(folder: &TestFolder, name: &str, is_it: impl Fn(&Value) -> bool) -> Value {
+    until(&format!("a line in {name}"), SOON, || lines(folder, name).into_iter().find(&is_it))
 }
 
 fn event(name: &str) -> impl Fn(&Value) -> bool {
@@ -96,11 +96,11 @@ fn documented_fields() -> BTreeSet<String> {
 
 #[test]
 fn the_log_is_a_file_of_json_lines_with_stable_events() {
-    let place = TestFolder::with_certificates();
-    place.write("one.yaml", &format!("log: gate.json\n{DIRECT}"));
-    let gateway = place.start("one");
+    let folder = TestFolder::with_certificates();
+    folder.write("one.yaml", &format!("log: gate.json\n{DIRECT}"));
+    let gateway = folder.start("one");
     echo(gateway.accept("echo"));
-    let ended = line_of(&place, "gate.json", event("session_ended"));
+    let ended = line_of(&folder, "gate.json", event("session_ended"));
     let names: Vec<_> = ended.as_object().expect("an object").keys().map(String::as_str).collect();
     for name in
         ["timestamp", "level", "event", "message", "id", "service", "client", "end", "seconds", "reason"]
@@ -115,30 +115,30 @@ fn the_log_is_a_file_of_json_lines_with_stable_events() {
         gateway.log()
     );
     let unnamed: Vec<_> =
-        lines(&place, "gate.json").into_iter().filter(|line| line["event"] == "library").collect();
+        lines(&folder, "gate.json").into_iter().filter(|line| line["event"] == "library").collect();
     assert_eq!(unnamed, Vec::<Value>::new(), "each of our lines is an event");
 }
 
 #[test]
 fn renamed_log_files_are_reopened_and_many_signals_do_no_harm() {
-    let place = TestFolder::with_certificates();
-    place.write("one.yaml", &format!("log: gate.json\n{DIRECT}"));
+    let folder = TestFolder::with_certificates();
+    folder.write("one.yaml", &format!("log: gate.json\n{DIRECT}"));
     let wrapper = ["sh", "-c", "umask 027; exec \"$0\" \"$@\""];
-    let gateway = place.start_as("one", &wrapper, &["--no-ui", "--profile", "one.yaml"]);
-    line_of(&place, "gate.json", event("profile_in_force"));
-    fs::rename(place.path("gate.json"), place.path("gate.json.1")).expect("it is renamed");
+    let gateway = folder.start_as("one", &wrapper, &["--no-ui", "--profile", "one.yaml"]);
+    line_of(&folder, "gate.json", event("profile_in_force"));
+    fs::rename(folder.path("gate.json"), folder.path("gate.json.1")).expect("it is renamed");
     gateway.signal(Signal::USR1);
-    let opened = line_of(&place, "gate.json", event("log_reopened"));
+    let opened = line_of(&folder, "gate.json", event("log_reopened"));
     assert_eq!(opened["files"], 1);
     // Whoever could read the old file can read the new one.
     for name in ["gate.json.1", "gate.json"] {
-        let mode = fs::metadata(place.path(name)).expect("it is there").permissions().mode();
+        let mode = fs::metadata(folder.path(name)).expect("it is there").permissions().mode();
         assert_eq!(mode & 0o777, 0o640, "{name}");
     }
     (0..2000).for_each(|_| gateway.signal(Signal::USR1));
     echo(gateway.accept("echo"));
-    line_of(&place, "gate.json", event("session_ended"));
-    assert!(lines(&place, "gate.json.1").iter().all(|line| line["event"] != "session_ended"));
+    line_of(&folder, "gate.json", event("session_ended"));
+    assert!(lines(&folder, "gate.json.1").iter().all(|line| line["event"] != "session_ended"));
     gateway.signal(Signal::TERM);
     assert_eq!(gateway.ended().code(), Some(0));
 }
@@ -154,14 +154,14 @@ fn caught_and_threads(pid: &str) -> Option<(bool, u64)> {
 
 #[test]
 fn signals_during_the_start_end_nothing() {
-    let place = TestFolder::with_certificates();
-    place.write("one.yaml", &format!("log: gate.json\n{DIRECT}"));
+    let folder = TestFolder::with_certificates();
+    folder.write("one.yaml", &format!("log: gate.json\n{DIRECT}"));
     let has_started = AtomicBool::new(false);
     // The shell becomes the gateway.
     let wrapper = ["sh", "-c", "echo $$ >pid && exec \"$0\" \"$@\""];
     let sends = || {
         let pid = until("its number", SOON, || {
-            fs::read_to_string(place.path("pid")).ok()?.strip_suffix('\n').map(str::to_owned)
+            fs::read_to_string(folder.path("pid")).ok()?.strip_suffix('\n').map(str::to_owned)
         });
         let raw = Pid::from_raw(pid.parse().expect("a number")).expect("a process");
         let mut sent = 0;
@@ -179,7 +179,7 @@ fn signals_during_the_start_end_nothing() {
     };
     let (gateway, sent) = thread::scope(|scope| {
         let sends = scope.spawn(sends);
-        let gateway = place.start_as("one", &wrapper, &["--no-ui", "--profile", "one.yaml"]);
+        let gateway = folder.start_as("one", &wrapper, &["--no-ui", "--profile", "one.yaml"]);
         has_started.store(true, Ordering::Relaxed);
         (gateway, sends.join().expect("they are sent"))
     });
@@ -189,10 +189,10 @@ fn signals_during_the_start_end_nothing() {
 
 #[test]
 fn a_file_that_takes_nothing_loses_lines_that_are_counted_and_reported() {
-    let place = TestFolder::with_certificates();
-    place.write("one.yaml", &format!("log: /dev/full\naccess_log: none/access.json\n{DIRECT}"));
-    let gateway = place.start("one");
-    let socket = place.path("run/one.sock").display().to_string();
+    let folder = TestFolder::with_certificates();
+    folder.write("one.yaml", &format!("log: /dev/full\naccess_log: none/access.json\n{DIRECT}"));
+    let gateway = folder.start("one");
+    let socket = folder.path("run/one.sock").display().to_string();
     echo(gateway.accept("echo"));
     let status = gateway.wait("the loss is reported", SOON, |status| {
         status["log_lines_lost"].as_u64() > Some(0) && status["log_trouble"].is_string()
@@ -202,17 +202,17 @@ fn a_file_that_takes_nothing_loses_lines_that_are_counted_and_reported() {
         gateway.log().contains("log lines lost: /dev/full").then_some(())
     });
     // A reload with another file ends it.
-    place.write("one.yaml", &format!("log: gate.json\n{DIRECT}"));
-    assert_eq!(run(&place, &["reload", "--admin", &socket]).code, Some(0));
+    folder.write("one.yaml", &format!("log: gate.json\n{DIRECT}"));
+    assert_eq!(run(&folder, &["reload", "--admin", &socket]).code, Some(0));
     echo(gateway.accept("echo"));
-    line_of(&place, "gate.json", event("session_ended"));
+    line_of(&folder, "gate.json", event("session_ended"));
 }
 
 #[test]
 fn an_access_log_on_a_full_disk_costs_its_lines_and_no_request() {
-    let place = TestFolder::with_certificates();
-    place.write("one.yaml", &web_profile("/dev/full", ""));
-    let gateway = place.start("one");
+    let folder = TestFolder::with_certificates();
+    folder.write("one.yaml", &web_profile("/dev/full", ""));
+    let gateway = folder.start("one");
     let url = format!("http://{}/", web(&gateway));
     (0..3).for_each(|_| assert_eq!(fetch(&[], &url), (200, "0123456789".into())));
     let status = gateway.wait("the loss is reported", SOON, |status| status["log_lines_lost"] == 3);
@@ -223,16 +223,16 @@ fn an_access_log_on_a_full_disk_costs_its_lines_and_no_request() {
 fn requests_that_a_stop_cuts_are_all_in_the_access_log() {
     /// Their lines are many batches, and less than what the queue of the log holds.
     const REQUESTS: usize = 400;
-    let place = TestFolder::with_certificates();
+    let folder = TestFolder::with_certificates();
     let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let at = silent.local_addr().expect("its address");
     thread::spawn(move || silent.incoming().map_while(Result::ok).collect::<Vec<_>>());
     let service = format!("web: {{ accept: ['http://127.0.0.1:0/'], connect: 'http://{at}/' }}");
-    place.write(
+    folder.write(
         "one.yaml",
         &format!("mode: direct\naccess_log: access.json\ndmz:\n  services:\n    {service}\n"),
     );
-    let gateway = place.start("one");
+    let gateway = folder.start("one");
     let (at, path) = (web(&gateway), "x".repeat(1000));
     let clients = (0..REQUESTS).map(|number| {
         let mut client = connect(at);
@@ -247,7 +247,7 @@ fn requests_that_a_stop_cuts_are_all_in_the_access_log() {
     gateway.wait("it drains", SOON, |status| status["phase"] == "draining");
     gateway.signal(Signal::TERM);
     assert_eq!(gateway.ended().code(), Some(3));
-    let lines = lines(&place, "access.json");
+    let lines = lines(&folder, "access.json");
     assert_eq!(lines.len(), REQUESTS);
     assert!(
         lines.iter().all(|line| line["end"].as_str().is_some_and(|end| end.starts_with('O'))),
@@ -259,12 +259,12 @@ fn requests_that_a_stop_cuts_are_all_in_the_access_log() {
 /// Where lines of one file are lost, the loss of another is not hidden behind it.
 #[test]
 fn each_file_that_loses_lines_is_named_with_its_own_count() {
-    let place = TestFolder::with_certificates();
+    let folder = TestFolder::with_certificates();
     let fifo = rustix::fs::FileType::Fifo;
     let mode = rustix::fs::Mode::from_raw_mode(0o600);
-    rustix::fs::mknodat(rustix::fs::CWD, place.path("pipe"), fifo, mode, 0).expect("a pipe");
-    place.write("one.yaml", &format!("log: /dev/full\n{}", web_profile("pipe", "")));
-    let gateway = place.start("one");
+    rustix::fs::mknodat(rustix::fs::CWD, folder.path("pipe"), fifo, mode, 0).expect("a pipe");
+    folder.write("one.yaml", &format!("log: /dev/full\n{}", web_profile("pipe", "")));
+    let gateway = folder.start("one");
     let url = format!("http://{}/", web(&gateway));
     (0..3).for_each(|_| assert_eq!(fetch(&[], &url).0, 200));
     let of_log = |status: &Value, cause: &str| {
@@ -293,15 +293,15 @@ fn limit_file_size(gateway: &Gateway<'_>, limit: &str) {
 
 #[test]
 fn a_line_that_was_cut_by_a_full_disk_spoils_no_other() {
-    let place = TestFolder::with_certificates();
-    place.write("one.yaml", &format!("log: gate.json\n{DIRECT}"));
+    let folder = TestFolder::with_certificates();
+    folder.write("one.yaml", &format!("log: gate.json\n{DIRECT}"));
     // Longer than anything else that is written, so that the limit is one for this file alone.
     let before = "{}\n".repeat(1 << 20);
-    place.write("gate.json", &before);
+    folder.write("gate.json", &before);
     // A file that is too long is an error like a full disk: part of a line is still written.
     let ignores = ["sh", "-c", "trap '' XFSZ; exec \"$@\"", "sh"];
-    let gateway = place.start_as("one", &ignores, &["--no-ui", "--profile", "one.yaml"]);
-    let text = || fs::read_to_string(place.path("gate.json")).expect("the log");
+    let gateway = folder.start_as("one", &ignores, &["--no-ui", "--profile", "one.yaml"]);
+    let text = || fs::read_to_string(folder.path("gate.json")).expect("the log");
     echo(gateway.accept("echo"));
     let ended = |text: &str| text.matches("\"session_ended\"").count();
     until("the first session has its lines", SOON, || (ended(&text()) == 1).then_some(()));
@@ -328,11 +328,11 @@ fn a_line_that_was_cut_by_a_full_disk_spoils_no_other() {
 
 #[test]
 fn the_level_changes_while_it_runs_and_a_link_is_then_a_line() {
-    let place = TestFolder::with_certificates();
-    place.write("dmz.yaml", &format!("log: dmz.json\n{}", dmz_half("127.0.0.1:0", &["echo"])));
-    let dmz = place.start("dmz");
-    let socket = place.path("run/dmz.sock").display().to_string();
-    let level = |level: &str| run(&place, &["log-level", level, "--admin", &socket]);
+    let folder = TestFolder::with_certificates();
+    folder.write("dmz.yaml", &format!("log: dmz.json\n{}", dmz_half("127.0.0.1:0", &["echo"])));
+    let dmz = folder.start("dmz");
+    let socket = folder.path("run/dmz.sock").display().to_string();
+    let level = |level: &str| run(&folder, &["log-level", level, "--admin", &socket]);
     let refused = level("debgu");
     assert_eq!(refused.code, Some(1));
     assert!(
@@ -341,13 +341,13 @@ fn the_level_changes_while_it_runs_and_a_link_is_then_a_line() {
         refused.err
     );
     let link = format!("127.0.0.1:{}", dmz.link_port());
-    place.write(
+    folder.write(
         "internal.yaml",
         &format!("log: internal.json\n{}", internal_half(&link, &[("echo", "echo://")])),
     );
-    let internal = place.start("internal");
+    let internal = folder.start("internal");
     dmz.wait_healthy();
-    let line_count = |name: &str| lines(&place, "dmz.json").into_iter().filter(event(name)).count();
+    let line_count = |name: &str| lines(&folder, "dmz.json").into_iter().filter(event(name)).count();
     assert_eq!((line_count("link_up"), line_count("link_down")), (0, 0), "the level is info");
     assert_eq!(level("debug").code, Some(0));
     let standing = || {
@@ -361,41 +361,41 @@ fn the_level_changes_while_it_runs_and_a_link_is_then_a_line() {
         (standing() == 0 && line_count("link_down") == before + line_count("link_up")).then_some(())
     });
     let debug = ["env", "PORTCULLIS_LOG=debug"];
-    let internal = place.start_as("internal", &debug, &["--no-ui", "--profile", "internal.yaml"]);
+    let internal = folder.start_as("internal", &debug, &["--no-ui", "--profile", "internal.yaml"]);
     dmz.wait_healthy();
     until("a line for each", SOON, || {
         (line_count("link_up") + before == standing() + line_count("link_down")).then_some(())
     });
-    let up = line_of(&place, "dmz.json", event("link_up"));
+    let up = line_of(&folder, "dmz.json", event("link_up"));
     assert!(up["level"] == "DEBUG" && up["address"].is_string(), "{up}");
     let about = ["role", "peer", "protocol", "tls"].map(|field| up[field].as_str().unwrap_or("missing"));
     assert_eq!(about, ["dmz", "internal", "portcullis/2", "TLS 1.3"], "{up}");
-    let up = line_of(&place, "internal.json", event("link_up"));
+    let up = line_of(&folder, "internal.json", event("link_up"));
     let about = ["role", "peer", "protocol", "tls"].map(|field| up[field].as_str().unwrap_or("missing"));
     assert_eq!(about, ["internal", "dmz", "portcullis/2", "TLS 1.3"], "{up}");
     let rows = internal.status()["pools"][0]["links"].clone();
     assert!(rows.as_array().is_some_and(|rows| rows.iter().any(|row| row["id"] == up["id"])), "{up} {rows}");
-    let down = line_of(&place, "dmz.json", event("link_down"));
+    let down = line_of(&folder, "dmz.json", event("link_down"));
     assert!(down["id"].is_u64() && down["role"] == "dmz" && down["peer"] == "internal", "{down}");
-    let asked = line_of(&place, "dmz.json", |line| line["event"] == "operator" && line["outcome"] == "done");
+    let asked = line_of(&folder, "dmz.json", |line| line["event"] == "operator" && line["outcome"] == "done");
     assert_eq!((&asked["kind"], &asked["asked"]), (&"log-level".into(), &"log level `debug`".into()));
     assert_eq!(level("error").code, Some(0));
 }
 
 #[test]
 fn each_request_is_a_line_without_its_query_and_with_its_end() {
-    let place = TestFolder::with_certificates();
+    let folder = TestFolder::with_certificates();
     let backend = backend();
     let manual = documented_fields();
     let profile = format!(
         "mode: direct\naccess_log: access.json\ndmz:\n  services:\n    web: {{ accept: ['http://127.0.0.1:0/'], \
          connect: 'http://{backend}/' }}\n"
     );
-    place.write("one.yaml", &profile);
-    let gateway = place.start("one");
-    let (at, socket) = (web(&gateway), place.path("run/one.sock").display().to_string());
+    folder.write("one.yaml", &profile);
+    let gateway = folder.start("one");
+    let (at, socket) = (web(&gateway), folder.path("run/one.sock").display().to_string());
     assert_eq!(fetch(&["-d", "four"], &format!("http://{at}/a?secret=1")), (200, "0123456789".into()));
-    let line = line_of(&place, "access.json", |line| line["path"] == "/a");
+    let line = line_of(&folder, "access.json", |line| line["path"] == "/a");
     let fields: BTreeSet<_> = line.as_object().expect("an object").keys().cloned().collect();
     assert_eq!((&fields, fields.len()), (&manual, 14), "the fields of the manual");
     assert!(time_stamp().is_match(line["time"].as_str().expect("text")), "{line}");
@@ -414,43 +414,43 @@ fn each_request_is_a_line_without_its_query_and_with_its_end() {
     let mut client = TcpStream::connect(at).expect("the port is open");
     client.write_all(b"GET /cut HTTP/1.1\r\nHost: a\r\n\r\n").expect("it is sent");
     let _ = client.read_to_end(&mut Vec::new());
-    let line = line_of(&place, "access.json", |line| line["path"] == "/cut");
+    let line = line_of(&folder, "access.json", |line| line["path"] == "/cut");
     assert_eq!((&line["status"], &line["bytes_out"]), (&200.into(), &3.into()), "{line}");
     assert!(line["end"].as_str().is_some_and(|end| end.starts_with('B')), "{line}");
-    let text = fs::read_to_string(place.path("access.json")).expect("it is there");
+    let text = fs::read_to_string(folder.path("access.json")).expect("it is there");
     assert!(!text.contains("secret"), "{text}");
     // The same as web servers write it.
     let combined = profile.replace("access.json", "{ file: access.log, format: combined }");
-    place.write("one.yaml", &combined);
-    assert_eq!(run(&place, &["reload", "--admin", &socket]).code, Some(0));
+    folder.write("one.yaml", &combined);
+    assert_eq!(run(&folder, &["reload", "--admin", &socket]).code, Some(0));
     assert_eq!(
         fetch(&["-A", "an \"agent\"", "-e", "http://b/?x=secret"], &format!("http://{at}/b?secret=1")).0,
         200
     );
     let form = r#"^127\.0\.0\.1 - - \[\d\d/\w{3}/\d{4}:\d\d:\d\d:\d\d \+0000\] "GET /b HTTP/1\.1" 200 10 "http://b/" "an \\"agent\\""\n$"#;
     let text = until("its line", SOON, || {
-        fs::read_to_string(place.path("access.log")).ok().filter(|text| text.ends_with('\n'))
+        fs::read_to_string(folder.path("access.log")).ok().filter(|text| text.ends_with('\n'))
     });
     assert!(Regex::new(form).expect("a pattern").is_match(&text), "{text}");
 }
 
 #[test]
 fn the_backend_of_each_request_is_the_one_that_it_went_to() {
-    let place = TestFolder::with_certificates();
+    let folder = TestFolder::with_certificates();
     let backends = [backend(), backend()].map(|at| format!("http://{at}"));
     let [one, other] = &backends;
     let profile = format!(
         "mode: direct\naccess_log: access.json\ndmz:\n  services:\n    web: {{ accept: ['http://127.0.0.1:0/'], \
          connect: ['{one}', '{other}'] }}\n"
     );
-    place.write("one.yaml", &profile);
-    let gateway = place.start("one");
+    folder.write("one.yaml", &profile);
+    let gateway = folder.start("one");
     let at = web(&gateway);
     for path in ["/1", "/2"] {
         assert_eq!(fetch(&[], &format!("http://{at}{path}")).0, 200);
     }
     let mut named = ["/1", "/2"].map(|path| {
-        let line = line_of(&place, "access.json", |line| line["path"] == path);
+        let line = line_of(&folder, "access.json", |line| line["path"] == path);
         let session = line["session"].clone();
         let row = gateway.wait("its session has ended", SOON, |status| {
             status["ended"].as_array().is_some_and(|rows| rows.iter().any(|row| row["id"] == session))
@@ -468,17 +468,17 @@ fn the_backend_of_each_request_is_the_one_that_it_went_to() {
 
 #[test]
 fn an_answer_that_the_other_half_makes_ends_in_the_access_log_as_its_session() {
-    let place = TestFolder::with_certificates();
+    let folder = TestFolder::with_certificates();
     let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let dmz = dmz_half("127.0.0.1:0", &["web"]).replace("tcp://127.0.0.1:0", "http://127.0.0.1:0/");
-    place.write("dmz.yaml", &format!("access_log: access.json\n{dmz}"));
-    let dmz = place.start("dmz");
+    folder.write("dmz.yaml", &format!("access_log: access.json\n{dmz}"));
+    let dmz = folder.start("dmz");
     let link = format!("127.0.0.1:{}", dmz.link_port());
     let backend = format!("http://{}\", answer: \"300ms", silent.local_addr().expect("its address"));
-    place.write("internal.yaml", &internal_half(&link, &[("web", &backend)]));
-    let _internal = place.start("internal");
+    folder.write("internal.yaml", &internal_half(&link, &[("web", &backend)]));
+    let _internal = folder.start("internal");
     assert_eq!(fetch(&["--max-time", "20"], &format!("http://{}/late", web(&dmz))).0, 504);
-    let line = line_of(&place, "access.json", |line| line["path"] == "/late");
+    let line = line_of(&folder, "access.json", |line| line["path"] == "/late");
     let ended = dmz.wait("its session has ended", SOON, |status| {
         status["ended"].as_array().is_some_and(|rows| rows.iter().any(|row| row["id"] == line["session"]))
     });
@@ -491,11 +491,11 @@ fn an_answer_that_the_other_half_makes_ends_in_the_access_log_as_its_session() {
 
 #[test]
 fn the_request_of_a_websocket_is_written_when_it_ends() {
-    let place = TestFolder::with_certificates();
+    let folder = TestFolder::with_certificates();
     let profile = "mode: direct\naccess_log: access.json\ndmz:\n  services:\n    echo: { accept: ['ws://127.0.0.1:0/'], \
                    connect: 'echo://' }\n";
-    place.write("one.yaml", profile);
-    let gateway = place.start("one");
+    folder.write("one.yaml", profile);
+    let gateway = folder.start("one");
     let status = gateway.status();
     let at = status["services"][0]["accept"][0].as_str().expect("an address");
     let at: SocketAddr =
@@ -513,9 +513,9 @@ fn the_request_of_a_websocket_is_written_when_it_ends() {
     // A message of five bytes, masked by zeros; it comes back without a mask.
     client.write_all(b"\x82\x85\0\0\0\0hello").expect("it is sent");
     client.read_exact(&mut [0; 7]).expect("it comes back");
-    assert_eq!(lines(&place, "access.json"), Vec::<Value>::new(), "it goes on");
+    assert_eq!(lines(&folder, "access.json"), Vec::<Value>::new(), "it goes on");
     drop(client);
-    let line = line_of(&place, "access.json", |line| line["path"] == "/chat");
+    let line = line_of(&folder, "access.json", |line| line["path"] == "/chat");
     assert_eq!((&line["status"], &line["service"]), (&101.into(), &"echo".into()), "{line}");
     assert_eq!((&line["bytes_in"], &line["bytes_out"]), (&5.into(), &5.into()), "{line}");
     assert!(line["session"].is_string() && line["end"].is_string(), "{line}");
@@ -532,27 +532,27 @@ fn web_profile(access_log: &str, more: &str) -> String {
 
 #[test]
 fn a_client_that_is_known_is_named_in_both_forms() {
-    let place = TestFolder::with_certificates();
-    place.write("users", "alice:$2b$04$mPxoEKurFJxN9brGFUz.KuNr8BQiL0MNMI93eNTwce6AL7yg70siS\n");
-    fs::set_permissions(place.path("users"), fs::Permissions::from_mode(0o600)).expect("a mode");
+    let folder = TestFolder::with_certificates();
+    folder.write("users", "alice:$2b$04$mPxoEKurFJxN9brGFUz.KuNr8BQiL0MNMI93eNTwce6AL7yg70siS\n");
+    fs::set_permissions(folder.path("users"), fs::Permissions::from_mode(0o600)).expect("a mode");
     let auth = ", auth: { basic: users, realm: web }";
-    place.write("one.yaml", &web_profile("access.json", auth));
-    let gateway = place.start("one");
+    folder.write("one.yaml", &web_profile("access.json", auth));
+    let gateway = folder.start("one");
     let url = |path: &str| format!("http://{}/{path}", web(&gateway));
     assert_eq!(fetch(&["-u", "alice:s3cret"], &url("known")).0, 200);
-    let line = line_of(&place, "access.json", |line| line["path"] == "/known");
+    let line = line_of(&folder, "access.json", |line| line["path"] == "/known");
     assert_eq!((&line["user"], &line["status"]), (&"alice".into(), &200.into()), "{line}");
     assert!(line["first_byte_seconds"].is_f64() && line["seconds"].is_f64(), "{line}");
     // A name that was not proven is nobody's.
     assert_eq!(fetch(&["-u", "alice:wrong"], &url("unknown")).0, 401);
-    let line = line_of(&place, "access.json", |line| line["path"] == "/unknown");
+    let line = line_of(&folder, "access.json", |line| line["path"] == "/unknown");
     assert_eq!((&line["user"], &line["status"]), (&Value::Null, &401.into()), "{line}");
-    place.write("one.yaml", &web_profile("{ file: access.log, format: combined }", auth));
-    let socket = place.path("run/one.sock").display().to_string();
-    assert_eq!(run(&place, &["reload", "--admin", &socket]).code, Some(0));
+    folder.write("one.yaml", &web_profile("{ file: access.log, format: combined }", auth));
+    let socket = folder.path("run/one.sock").display().to_string();
+    assert_eq!(run(&folder, &["reload", "--admin", &socket]).code, Some(0));
     assert_eq!(fetch(&["-u", "alice:s3cret"], &url("known")).0, 200);
     let text = until("its line", SOON, || {
-        fs::read_to_string(place.path("access.log")).ok().filter(|text| text.ends_with('\n'))
+        fs::read_to_string(folder.path("access.log")).ok().filter(|text| text.ends_with('\n'))
     });
     assert!(
         text.starts_with("127.0.0.1 - alice [") && text.contains("\"GET /known HTTP/1.1\" 200"),
@@ -562,16 +562,16 @@ fn a_client_that_is_known_is_named_in_both_forms() {
 
 #[test]
 fn the_access_log_can_go_to_standard_error_with_journal_priorities() {
-    let place = TestFolder::with_certificates();
-    place.write("one.yaml", &web_profile("stderr", ""));
+    let folder = TestFolder::with_certificates();
+    folder.write("one.yaml", &web_profile("stderr", ""));
     for (name, is_journal) in [("plain", false), ("journal", true)] {
         let log =
-            File::create(place.path(&format!("{name}.log"))).expect("a log").metadata().expect("its number");
+            File::create(folder.path(&format!("{name}.log"))).expect("a log").metadata().expect("its number");
         let stream = match is_journal {
             true => format!("JOURNAL_STREAM={}:{}", log.dev(), log.ino()),
             false => "JOURNAL_STREAM=1:1".into(),
         };
-        let gateway = place.start_as(name, &["env", &stream], &["--no-ui", "--profile", "one.yaml"]);
+        let gateway = folder.start_as(name, &["env", &stream], &["--no-ui", "--profile", "one.yaml"]);
         assert_eq!(fetch(&[], &format!("http://{}/a?secret=1", web(&gateway))).0, 200);
         let line = until("its line", SOON, || {
             let log = gateway.log();
@@ -589,42 +589,42 @@ fn the_access_log_can_go_to_standard_error_with_journal_priorities() {
 
 #[test]
 fn a_signal_also_reopens_the_access_log_and_the_audit() {
-    let place = TestFolder::with_certificates();
+    let folder = TestFolder::with_certificates();
     let keys = "log: gate.json\naudit: audit.jsonl\n";
-    place.write("one.yaml", &format!("{keys}{}", web_profile("access.json", "")));
-    let gateway = place.start("one");
+    folder.write("one.yaml", &format!("{keys}{}", web_profile("access.json", "")));
+    let gateway = folder.start("one");
     let url = format!("http://{}", web(&gateway));
     assert_eq!(fetch(&[], &format!("{url}/before")).0, 200);
-    line_of(&place, "access.json", |line| line["path"] == "/before");
-    line_of(&place, "audit.jsonl", |line| line["action"] == "start");
-    line_of(&place, "gate.json", event("profile_in_force"));
+    line_of(&folder, "access.json", |line| line["path"] == "/before");
+    line_of(&folder, "audit.jsonl", |line| line["action"] == "start");
+    line_of(&folder, "gate.json", event("profile_in_force"));
     for file in ["gate.json", "access.json", "audit.jsonl"] {
-        fs::rename(place.path(file), place.path(&format!("{file}.1"))).expect("it is renamed");
+        fs::rename(folder.path(file), folder.path(&format!("{file}.1"))).expect("it is renamed");
     }
     gateway.signal(Signal::USR1);
-    assert_eq!(line_of(&place, "gate.json", event("log_reopened"))["files"], 3);
+    assert_eq!(line_of(&folder, "gate.json", event("log_reopened"))["files"], 3);
     assert_eq!(fetch(&[], &format!("{url}/after")).0, 200);
-    line_of(&place, "access.json", |line| line["path"] == "/after");
-    line_of(&place, "audit.jsonl", |line| line["action"] == "signal");
-    assert!(lines(&place, "access.json.1").iter().all(|line| line["path"] != "/after"));
+    line_of(&folder, "access.json", |line| line["path"] == "/after");
+    line_of(&folder, "audit.jsonl", |line| line["action"] == "signal");
+    assert!(lines(&folder, "access.json.1").iter().all(|line| line["path"] != "/after"));
 }
 
 /// Neither what a client says to prove who it is, nor what proves who the gateway is, good or bad, at any level.
 #[test]
 fn no_credential_is_written_anywhere() {
-    let place = TestFolder::with_certificates();
+    let folder = TestFolder::with_certificates();
     let secret = BASE64URL_NOPAD.encode(b"a secret of thirty-two bytes, no");
     let files = [
         ("users", "alice:$2b$04$mPxoEKurFJxN9brGFUz.KuNr8BQiL0MNMI93eNTwce6AL7yg70siS\n".to_owned()),
         ("jwks.json", format!("{{\"keys\":[{{\"kty\":\"oct\",\"kid\":\"one\",\"k\":\"{secret}\"}}]}}")),
     ];
     for (name, text) in files {
-        place.write(name, &text);
-        fs::set_permissions(place.path(name), fs::Permissions::from_mode(0o600)).expect("a mode");
+        folder.write(name, &text);
+        fs::set_permissions(folder.path(name), fs::Permissions::from_mode(0o600)).expect("a mode");
     }
     let at = backend();
     let jwt = "{ keys: jwks.json, issuer: here, audience: web, from: [header, 'cookie:token', 'query:access_token'] }";
-    place.write(
+    folder.write(
         "one.yaml",
         &format!(
             "mode: direct\nlog: gate.json\naccess_log: access.json\naudit: audit.jsonl\ndmz:\n  services:\n    \
@@ -633,9 +633,9 @@ fn no_credential_is_written_anywhere() {
              signed: {{ accept: ['http://127.0.0.1:0'], connect: 'http://{at}', auth: {{ jwt: {jwt} }} }}\n"
         ),
     );
-    let gateway = place.start("one");
-    let socket = place.path("run/one.sock").display().to_string();
-    assert_eq!(run(&place, &["log-level", "debug", "--admin", &socket]).code, Some(0));
+    let gateway = folder.start("one");
+    let socket = folder.path("run/one.sock").display().to_string();
+    assert_eq!(run(&folder, &["log-level", "debug", "--admin", &socket]).code, Some(0));
     let named = format!("https://{}/named", gateway.accept("named"));
     for (login, status) in [("alice:s3cret", 200), ("alice:wr0ng-0ne", 401), ("n0b0dy:s3cret", 401)] {
         assert_eq!(fetch(&["-k", "-u", login], &named).0, status, "{login}");
@@ -658,17 +658,17 @@ fn no_credential_is_written_anywhere() {
         assert_eq!(fetch(&[], &format!("{signed}?access_token={token}")).0, status);
     }
     assert_eq!(fetch(&["-H", "Authorization: Bearer n0-t0ken"], &signed).0, 401);
-    line_of(&place, "access.json", |line| line["path"] == "/signed" && line["user"] == "bob");
+    line_of(&folder, "access.json", |line| line["path"] == "/signed" && line["user"] == "bob");
     let last = |line: &Value| line["event"] == "session_refused" || line["event"] == "session_ended";
-    line_of(&place, "gate.json", last);
-    run(&place, &["reload", "--admin", &socket]);
-    let private = fs::read_to_string(place.path("pki/dmz.key")).expect("a key");
+    line_of(&folder, "gate.json", last);
+    run(&folder, &["reload", "--admin", &socket]);
+    let private = fs::read_to_string(folder.path("pki/dmz.key")).expect("a key");
     let private = private.lines().nth(1).expect("its first line");
     let status = gateway.status().to_string();
-    run(&place, &["stop", "--admin", &socket]);
+    run(&folder, &["stop", "--admin", &socket]);
     gateway.ended();
     let texts = ["gate.json", "access.json", "audit.jsonl", "one.log"].map(|name| {
-        let text = fs::read_to_string(place.path(name)).expect("it is there");
+        let text = fs::read_to_string(folder.path(name)).expect("it is there");
         assert!(text.contains("alice") || !name.starts_with("access"), "{name} tells of them: {text}");
         (name, text)
     });

@@ -79,15 +79,15 @@ fn backend() -> SocketAddr {
 
 #[test]
 fn each_name_has_its_labels_and_each_value_is_what_was_done() {
-    let place = TestFolder::with_certificates();
+    let folder = TestFolder::with_certificates();
     let web = dmz_half("127.0.0.1:0", &["web"])
         .replace("tcp://", "http://")
         .replace("prepared: 2", "prepared: 2, wait: 60s");
-    place.write("dmz.yaml", &web);
-    let dmz = place.start("dmz");
+    folder.write("dmz.yaml", &web);
+    let dmz = folder.start("dmz");
     let metrics = |half: &str| {
-        let socket = place.path(&format!("run/{half}.sock")).display().to_string();
-        let sent = run(&place, &["metrics", "--text", "--admin", &socket]);
+        let socket = folder.path(&format!("run/{half}.sock")).display().to_string();
+        let sent = run(&folder, &["metrics", "--text", "--admin", &socket]);
         assert_eq!(sent.code, Some(0), "{}", sent.err);
         sent.out
     };
@@ -111,8 +111,8 @@ fn each_name_has_its_labels_and_each_value_is_what_was_done() {
         format!("[\"http://{}\", {{ address: \"http://{}\", standby: true }}]", backend(), backend());
     let link = format!("127.0.0.1:{}", dmz.link_port());
     let inside = internal_half(&link, &[("web", "@BACKENDS@")]).replace("\"@BACKENDS@\"", &backends);
-    place.write("internal.yaml", &inside);
-    let internal = place.start("internal");
+    folder.write("internal.yaml", &inside);
+    let internal = folder.start("internal");
     let mut answer = String::new();
     waiting.read_to_string(&mut answer).expect("it is answered");
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");

@@ -56,16 +56,16 @@ fn echo(at: SocketAddr, bytes: usize) {
 struct Prometheus(Child, u16);
 
 impl Prometheus {
-    fn start(place: &TestFolder, target: SocketAddr) -> Self {
+    fn start(folder: &TestFolder, target: SocketAddr) -> Self {
         let port = free_port();
         let config = format!(
             "global: {{ scrape_interval: 200ms, scrape_timeout: 200ms }}\nscrape_configs:\n  - job_name: portcullis\n    \
              static_configs: [{{ targets: ['{target}'] }}]\n"
         );
-        place.write("prometheus.yml", &config);
+        folder.write("prometheus.yml", &config);
         let mut command = Command::new("prometheus");
-        command.arg(format!("--config.file={}", place.path("prometheus.yml").display()));
-        command.arg(format!("--storage.tsdb.path={}", place.path("tsdb").display()));
+        command.arg(format!("--config.file={}", folder.path("prometheus.yml").display()));
+        command.arg(format!("--storage.tsdb.path={}", folder.path("tsdb").display()));
         command.arg(format!("--web.listen-address=127.0.0.1:{port}"));
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         Self(child.expect("prometheus starts"), port)
@@ -101,13 +101,13 @@ fn expect_sorted_buckets(scraped: &str, name: &str, all: f64) {
 
 #[test]
 fn prometheus_reads_what_status_shows() {
-    let place = TestFolder::with_certificates();
-    place.write("dmz.yaml", &format!("health: 127.0.0.1:0\n{}", dmz_half("127.0.0.1:0", &["echo"])));
-    let dmz = place.start("dmz");
-    let prometheus = Prometheus::start(&place, port(&dmz));
+    let folder = TestFolder::with_certificates();
+    folder.write("dmz.yaml", &format!("health: 127.0.0.1:0\n{}", dmz_half("127.0.0.1:0", &["echo"])));
+    let dmz = folder.start("dmz");
+    let prometheus = Prometheus::start(&folder, port(&dmz));
     let link = format!("127.0.0.1:{}", dmz.link_port());
-    place.write("internal.yaml", &internal_half(&link, &[("echo", "echo://")]));
-    let internal = place.start("internal");
+    folder.write("internal.yaml", &internal_half(&link, &[("echo", "echo://")]));
+    let internal = folder.start("internal");
     dmz.wait_healthy();
     let at = dmz.accept("echo");
     std::thread::scope(|scope| {
@@ -150,18 +150,18 @@ fn prometheus_reads_what_status_shows() {
         prometheus.ask("portcullis_certificate_expiry_timestamp_seconds{role=\"dmz\",use=\"link\"} - time()");
     assert!(expiry.is_some_and(|seconds| seconds > 86_400.0), "{expiry:?}");
     // The half without a port tells the same through its admin socket, in both forms.
-    let socket = place.path("run/internal.sock").display().to_string();
-    let text = run(&place, &["metrics", "--text", "--admin", &socket]);
+    let socket = folder.path("run/internal.sock").display().to_string();
+    let text = run(&folder, &["metrics", "--text", "--admin", &socket]);
     assert_eq!(text.code, Some(0), "{}", text.err);
     fed(&["promtool", "check", "metrics"], &text.out);
     let ended = "portcullis_sessions_total{role=\"internal\",service=\"echo\",end=\"--\"}";
     internal.wait("it knows the end of all", SOON, |status| status["totals"]["sessions_open"] == 0);
     assert_eq!(value(&text.out, ended), 100.0);
-    let open = run(&place, &["metrics", "--admin", &socket]);
+    let open = run(&folder, &["metrics", "--admin", &socket]);
     assert!(open.out.ends_with("# EOF\n") && value(&open.out, ended) == 100.0, "{}", open.out);
     // One that is refused is among the ends, and in no other way a session.
-    let socket = place.path("run/dmz.sock").display().to_string();
-    assert_eq!(run(&place, &["drain", "echo", "--admin", &socket]).code, Some(0));
+    let socket = folder.path("run/dmz.sock").display().to_string();
+    assert_eq!(run(&folder, &["drain", "echo", "--admin", &socket]).code, Some(0));
     let refused = connect(at).read_to_end(&mut Vec::new());
     let status = dmz.wait("it is refused", SOON, |status| status["totals"]["refused"] == 1);
     assert_eq!(status["totals"]["sessions"], 100, "{refused:?}");
@@ -181,9 +181,9 @@ fn series(text: &str) -> BTreeSet<String> {
 
 #[test]
 fn no_series_names_a_client_and_promtool_finds_no_problem() {
-    let place = TestFolder::with_certificates();
-    place.write("one.yaml", DIRECT);
-    let gateway = place.start("one");
+    let folder = TestFolder::with_certificates();
+    folder.write("one.yaml", DIRECT);
+    let gateway = folder.start("one");
     let url = format!("http://{}/metrics", port(&gateway));
     let first = fetch(&[], &url).1;
     for end in ["--", "LA", "LW", "TW"] {
@@ -210,10 +210,10 @@ fn no_series_names_a_client_and_promtool_finds_no_problem() {
     assert_eq!(content_type("application/openmetrics-text"), open_metrics);
     assert_eq!(content_type("text/plain"), "text/plain; version=0.0.4; charset=utf-8");
     // What came of reloads.
-    let socket = place.path("run/one.sock").display().to_string();
+    let socket = folder.path("run/one.sock").display().to_string();
     assert_eq!(value(&text, "portcullis_last_reload_successful"), 1.0);
-    place.write("one.yaml", "mode: nonsense\n");
-    assert_eq!(run(&place, &["reload", "--admin", &socket]).code, Some(1));
+    folder.write("one.yaml", "mode: nonsense\n");
+    assert_eq!(run(&folder, &["reload", "--admin", &socket]).code, Some(1));
     let failed = until("it is counted", SOON, || {
         let text = fetch(&[], &url).1;
         (value(&text, "portcullis_reloads_total{result=\"failure\"}") == 1.0).then_some(text)
@@ -223,16 +223,16 @@ fn no_series_names_a_client_and_promtool_finds_no_problem() {
 
 #[test]
 fn a_certificate_of_an_accept_is_a_series_and_so_is_a_reload_that_was_done() {
-    let place = TestFolder::with_certificates();
+    let folder = TestFolder::with_certificates();
     let tls = "{ address: \"tls://127.0.0.1:0\", tls: { certificate: pki/dmz.pem, key: pki/dmz.key } }";
-    place.write("one.yaml", &DIRECT.replace("\"tcp://127.0.0.1:0\"", tls));
-    let gateway = place.start("one");
+    folder.write("one.yaml", &DIRECT.replace("\"tcp://127.0.0.1:0\"", tls));
+    let gateway = folder.start("one");
     let url = format!("http://{}/metrics", port(&gateway));
     let in_a_day = SystemTime::now().duration_since(UNIX_EPOCH).expect("a time").as_secs_f64() + 86_400.0;
     let expiry = "portcullis_certificate_expiry_timestamp_seconds{role=\"dmz\",use=\"accept\"}";
     assert!(value(&fetch(&[], &url).1, expiry) > in_a_day);
-    let socket = place.path("run/one.sock").display().to_string();
-    assert_eq!(run(&place, &["reload", "--admin", &socket]).code, Some(0));
+    let socket = folder.path("run/one.sock").display().to_string();
+    assert_eq!(run(&folder, &["reload", "--admin", &socket]).code, Some(0));
     until("it is counted", SOON, || {
         let text = fetch(&[], &url).1;
         (value(&text, "portcullis_reloads_total{result=\"success\"}") == 1.0).then_some(())
@@ -263,9 +263,9 @@ fn named_in(text: &str) -> BTreeSet<String> {
 
 #[test]
 fn alerts_and_dashboard_name_only_numbers_that_there_are() {
-    let place = TestFolder::with_certificates();
-    place.write("one.yaml", DIRECT);
-    let gateway = place.start("one");
+    let folder = TestFolder::with_certificates();
+    folder.write("one.yaml", DIRECT);
+    let gateway = folder.start("one");
     let scraped = fetch(&[], &format!("http://{}/metrics", port(&gateway))).1;
     let known = described(&scraped);
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -319,9 +319,9 @@ const SCRAPES: usize = 20;
 
 #[test]
 fn a_thousand_services_are_scraped_while_sessions_go_on_and_slow_readers_block_nobody() {
-    let place = TestFolder::with_certificates();
-    place.write("many.yaml", &thousand(free_port()));
-    let gateway = place.start("many");
+    let folder = TestFolder::with_certificates();
+    folder.write("many.yaml", &thousand(free_port()));
+    let gateway = folder.start("many");
     let at = port(&gateway);
     let url = format!("http://{at}/metrics");
     let mut session = connect(gateway.accept("echo"));
@@ -369,9 +369,9 @@ fn a_thousand_services_are_scraped_while_sessions_go_on_and_slow_readers_block_n
 
 #[test]
 fn a_thousand_connections_to_the_monitors_port_cost_nobody_else_anything() {
-    let place = TestFolder::with_certificates();
-    place.write("one.yaml", DIRECT);
-    let gateway = place.start("one");
+    let folder = TestFolder::with_certificates();
+    folder.write("one.yaml", DIRECT);
+    let gateway = folder.start("one");
     let (at, accept) = (port(&gateway), gateway.accept("echo"));
     let used = |status: &Value| status["descriptors"]["used"].as_u64().expect("a number");
     let before = used(&gateway.status());

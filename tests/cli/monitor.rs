@@ -38,24 +38,24 @@ const DIRECT: &str = "mode: direct\nhealth: 127.0.0.1:0\ndmz:\n  services:\n    
 
 #[test]
 fn a_dmz_half_is_ready_with_its_first_link_and_reports_what_is_missing() {
-    let place = TestFolder::with_certificates();
-    place.write("dmz.yaml", &format!("health: 127.0.0.1:0\n{}", dmz_half("127.0.0.1:0", &["echo"])));
-    let dmz = place.start("dmz");
-    let (at, socket) = (port(&dmz), place.path("run/dmz.sock").display().to_string());
+    let folder = TestFolder::with_certificates();
+    folder.write("dmz.yaml", &format!("health: 127.0.0.1:0\n{}", dmz_half("127.0.0.1:0", &["echo"])));
+    let dmz = folder.start("dmz");
+    let (at, socket) = (port(&dmz), folder.path("run/dmz.sock").display().to_string());
     let url = |path: &str| format!("http://{at}{path}");
     assert_eq!(fetch(&[], &url("/livez")), (200, "alive\n".into()));
     let (status, body) = fetch(&[], &url("/readyz"));
     assert!(status == 503 && body.starts_with("not ready\necho: no link"), "{status} {body}");
     assert_eq!(fetch(&[], &url("/readyz/echo")).0, 503);
-    let output = run(&place, &["status", "--ready", "--json", "--admin", &socket]);
+    let output = run(&folder, &["status", "--ready", "--json", "--admin", &socket]);
     assert_eq!(output.code, Some(1));
     let reported: serde_json::Value = serde_json::from_str(&output.out).expect("JSON");
     assert_eq!(reported["ready"], false);
     assert!(reported["reasons"][0].as_str().is_some_and(|why| why.starts_with("echo: ")), "{reported}");
 
     let link = format!("127.0.0.1:{}", dmz.link_port());
-    place.write("internal.yaml", &internal_half(&link, &[("echo", "echo://")]));
-    let internal = place.start("internal");
+    folder.write("internal.yaml", &internal_half(&link, &[("echo", "echo://")]));
+    let internal = folder.start("internal");
     until("it is ready", SOON, || (fetch(&[], &url("/readyz?strict")).0 == 200).then_some(()));
     assert_eq!(fetch(&[], &url("/readyz")), (200, "ready\n".into()));
     assert_eq!(fetch(&[], &url("/readyz/echo")), (200, "ready\n".into()));
@@ -65,8 +65,8 @@ fn a_dmz_half_is_ready_with_its_first_link_and_reports_what_is_missing() {
     assert_eq!(fetch(&["--data", "x"], &url("/readyz")).0, 405);
     assert_eq!(fetch(&[], &url("/")).0, 404);
     for half in ["dmz", "internal"] {
-        let socket = place.path(&format!("run/{half}.sock")).display().to_string();
-        let output = run(&place, &["status", "--ready", "--strict", "--admin", &socket]);
+        let socket = folder.path(&format!("run/{half}.sock")).display().to_string();
+        let output = run(&folder, &["status", "--ready", "--strict", "--admin", &socket]);
         assert_eq!((output.code, output.out.as_str()), (Some(0), "ready\n"), "{half}: {}", output.err);
     }
     // The word follows a loss, and the gateway that drains is not ready though it still carries.
@@ -76,16 +76,16 @@ fn a_dmz_half_is_ready_with_its_first_link_and_reports_what_is_missing() {
 
 #[test]
 fn one_service_of_two_makes_a_gateway_ready_and_the_other_is_named() {
-    let place = TestFolder::with_certificates();
-    place.write(
+    let folder = TestFolder::with_certificates();
+    folder.write(
         "one.yaml",
         &format!("{DIRECT}    other: {{ accept: [\"tcp://127.0.0.1:0\"], connect: \"echo://\" }}\n"),
     );
-    let gateway = place.start("one");
-    let (at, socket) = (port(&gateway), place.path("run/one.sock").display().to_string());
+    let gateway = folder.start("one");
+    let (at, socket) = (port(&gateway), folder.path("run/one.sock").display().to_string());
     let url = |path: &str| format!("http://{at}{path}");
     assert_eq!(fetch(&[], &url("/readyz?strict")), (200, "ready\n".into()));
-    assert_eq!(run(&place, &["drain", "echo", "--admin", &socket]).code, Some(0));
+    assert_eq!(run(&folder, &["drain", "echo", "--admin", &socket]).code, Some(0));
     let (status, strictly) = until("it is reported", SOON, || {
         let answer = fetch(&[], &url("/readyz?strict"));
         (answer.0 != 200).then_some(answer)
@@ -94,18 +94,18 @@ fn one_service_of_two_makes_a_gateway_ready_and_the_other_is_named() {
     assert_eq!(fetch(&[], &url("/readyz")), (200, strictly.replace("not ready", "ready")));
     assert_eq!(fetch(&[], &url("/readyz/echo")), (503, strictly.clone()));
     assert_eq!(fetch(&[], &url("/readyz/other")), (200, "ready\n".into()));
-    let output = run(&place, &["status", "--ready", "--admin", &socket]);
+    let output = run(&folder, &["status", "--ready", "--admin", &socket]);
     assert_eq!((output.code, output.out), (Some(0), strictly.replace("not ready", "ready")));
-    let output = run(&place, &["status", "--ready", "--strict", "--admin", &socket]);
+    let output = run(&folder, &["status", "--ready", "--strict", "--admin", &socket]);
     assert_eq!((output.code, output.out), (Some(1), strictly));
 }
 
 #[test]
 fn a_strict_request_names_the_gateway_without_a_link() {
-    let place = TestFolder::with_certificates();
+    let folder = TestFolder::with_certificates();
     let named = |half: String| half.replace("peers: [internal]", "peers: [internal, internal-2]");
     let dmz = |link: &str| format!("health: 127.0.0.1:0\n{}", named(dmz_half(link, &["echo"])));
-    let pair = Pair::of(&place, &dmz("127.0.0.1:0"), |link| internal_half(link, &[("echo", "echo://")]));
+    let pair = Pair::of(&folder, &dmz("127.0.0.1:0"), |link| internal_half(link, &[("echo", "echo://")]));
     let url = |path: &str| format!("http://{}{path}", port(&pair.dmz));
     until("it is ready", SOON, || (fetch(&[], &url("/readyz")).0 == 200).then_some(()));
     assert_eq!(fetch(&[], &url("/readyz")), (200, "ready\n".into()));
@@ -115,12 +115,12 @@ fn a_strict_request_names_the_gateway_without_a_link() {
 
 #[test]
 fn who_drains_is_not_ready() {
-    let place = TestFolder::with_certificates();
-    place.write("one.yaml", DIRECT);
-    let gateway = place.start("one");
-    let (at, socket) = (port(&gateway), place.path("run/one.sock").display().to_string());
+    let folder = TestFolder::with_certificates();
+    folder.write("one.yaml", DIRECT);
+    let gateway = folder.start("one");
+    let (at, socket) = (port(&gateway), folder.path("run/one.sock").display().to_string());
     assert_eq!(fetch(&[], &format!("http://{at}/readyz")).0, 200);
-    assert_eq!(run(&place, &["drain", "--admin", &socket]).code, Some(0));
+    assert_eq!(run(&folder, &["drain", "--admin", &socket]).code, Some(0));
     let refused = until("it is reported", SOON, || {
         let answer = fetch(&[], &format!("http://{at}/readyz"));
         (answer.0 == 503).then_some(answer.1)
@@ -131,14 +131,14 @@ fn who_drains_is_not_ready() {
 
 #[test]
 fn the_port_follows_the_profile() {
-    let place = TestFolder::with_certificates();
-    place.write("one.yaml", &DIRECT.replace("health: 127.0.0.1:0\n", ""));
-    let gateway = place.start("one");
+    let folder = TestFolder::with_certificates();
+    folder.write("one.yaml", &DIRECT.replace("health: 127.0.0.1:0\n", ""));
+    let gateway = folder.start("one");
     let (first, second, socket) =
-        (free_port(), free_port(), place.path("run/one.sock").display().to_string());
+        (free_port(), free_port(), folder.path("run/one.sock").display().to_string());
     let reload = |health: &str| {
-        place.write("one.yaml", &DIRECT.replace("health: 127.0.0.1:0\n", health));
-        let output = run(&place, &["reload", "--admin", &socket]);
+        folder.write("one.yaml", &DIRECT.replace("health: 127.0.0.1:0\n", health));
+        let output = run(&folder, &["reload", "--admin", &socket]);
         assert_eq!(output.code, Some(0), "{}", output.err);
     };
     let answers = |port: u16| TcpStream::connect(("127.0.0.1", port)).is_ok();
@@ -152,26 +152,26 @@ fn the_port_follows_the_profile() {
     // A port that is taken refuses the whole profile, and what runs goes on.
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let at = taken.local_addr().expect("its address");
-    place.write("one.yaml", &DIRECT.replace("127.0.0.1:0\ndmz", &format!("{at}\ndmz")));
-    let output = run(&place, &["reload", "--admin", &socket]);
+    folder.write("one.yaml", &DIRECT.replace("127.0.0.1:0\ndmz", &format!("{at}\ndmz")));
+    let output = run(&folder, &["reload", "--admin", &socket]);
     assert_eq!(output.code, Some(1));
     assert!(output.err.contains("the port is taken"), "{}", output.err);
 }
 
 #[test]
 fn a_half_that_runs_as_internal_opens_no_port() {
-    let place = TestFolder::with_certificates();
+    let folder = TestFolder::with_certificates();
     let (link, health) = (free_port(), free_port());
     let both = dmz_half(&format!("127.0.0.1:{link}"), &["echo"])
         + internal_half(&format!("127.0.0.1:{link}"), &[("echo", "echo://")])
             .strip_prefix("mode: reverse\n")
             .expect("its mode");
-    place.write("pair.yaml", &format!("health: 127.0.0.1:{health}\n{both}"));
+    folder.write("pair.yaml", &format!("health: 127.0.0.1:{health}\n{both}"));
     let internal =
-        place.start_as("inside", &[], &["--no-ui", "--profile", "pair.yaml", "--role", "internal"]);
+        folder.start_as("inside", &[], &["--no-ui", "--profile", "pair.yaml", "--role", "internal"]);
     assert!(TcpStream::connect(("127.0.0.1", health)).is_err());
     assert!(internal.log().contains("this half opens no port for monitors"), "{}", internal.log());
-    let _dmz = place.start_as("outside", &[], &["--no-ui", "--profile", "pair.yaml", "--role", "dmz"]);
+    let _dmz = folder.start_as("outside", &[], &["--no-ui", "--profile", "pair.yaml", "--role", "dmz"]);
     until("it is ready", SOON, || {
         (fetch(&[], &format!("http://127.0.0.1:{health}/readyz?strict")).0 == 200).then_some(())
     });
@@ -181,9 +181,9 @@ fn a_half_that_runs_as_internal_opens_no_port() {
 fn a_flood_of_one_address_takes_no_place_from_another() {
     /// More than there are places, so that all older ones of the flood are gone.
     const MORE: usize = 64;
-    let place = TestFolder::with_certificates();
-    place.write("one.yaml", DIRECT);
-    let gateway = place.start("one");
+    let folder = TestFolder::with_certificates();
+    folder.write("one.yaml", DIRECT);
+    let gateway = folder.start("one");
     let at = port(&gateway);
     let (is_over, flooded) = (AtomicBool::new(false), AtomicUsize::new(0));
     thread::scope(|scope| {
@@ -220,9 +220,9 @@ fn a_flood_of_one_address_takes_no_place_from_another() {
 
 #[test]
 fn hostile_monitor_clients_do_not_affect_others() {
-    let place = TestFolder::with_certificates();
-    place.write("one.yaml", DIRECT);
-    let gateway = place.start("one");
+    let folder = TestFolder::with_certificates();
+    folder.write("one.yaml", DIRECT);
+    let gateway = folder.start("one");
     let at = port(&gateway);
     let mut client = connect(gateway.accept("echo"));
     // Many that say nothing, that say half of a request, and garbage.

@@ -78,8 +78,8 @@ fn streams(client: TcpStream, stops: &AtomicBool) -> u64 {
 
 #[test]
 fn sessions_go_on_over_new_links_when_certificates_are_renewed() {
-    let place = TestFolder::with_certificates();
-    let pair = Pair::reverse(&place, &[("echo", "echo://")]);
+    let folder = TestFolder::with_certificates();
+    let pair = Pair::reverse(&folder, &[("echo", "echo://")]);
     let connect = || TcpStream::connect(pair.dmz.accept("echo")).expect("the port is open");
     let stops = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -92,9 +92,9 @@ fn sessions_go_on_over_new_links_when_certificates_are_renewed() {
                 links(&seen).0
             });
             for file in ["pem", "key"] {
-                fs::remove_file(place.path(&format!("pki/{half}.{file}"))).expect("it was there");
+                fs::remove_file(folder.path(&format!("pki/{half}.{file}"))).expect("it was there");
             }
-            let made = place.command(&["certs", "--out", "pki"]).output().expect("the program runs");
+            let made = folder.command(&["certs", "--out", "pki"]).output().expect("the program runs");
             assert!(made.status.success(), "{made:?}");
             for (gateway, before) in [&pair.dmz, &pair.internal].into_iter().zip(&before) {
                 wait_moved(gateway, before, 3);

@@ -46,12 +46,12 @@ fn has(row: &Value, fields: &str) {
 
 #[test]
 fn an_answer_as_json_says_whether_it_was_done() {
-    let place = TestFolder::with_certificates();
-    place.write("one.yaml", DIRECT);
-    let gateway = place.start("one");
-    let socket = place.path("run/one.sock").display().to_string();
+    let folder = TestFolder::with_certificates();
+    folder.write("one.yaml", DIRECT);
+    let gateway = folder.start("one");
+    let socket = folder.path("run/one.sock").display().to_string();
     let ask = |args: &[&str]| {
-        let output = run(&place, &[args, &["--json", "--admin", &socket]].concat());
+        let output = run(&folder, &[args, &["--json", "--admin", &socket]].concat());
         assert_eq!(output.err, "", "{args:?}");
         (output.code, serde_json::from_str::<Value>(&output.out).expect("JSON"))
     };
@@ -83,8 +83,8 @@ fn an_answer_as_json_says_whether_it_was_done() {
 
 #[test]
 fn status_has_every_promised_field() {
-    let place = TestFolder::with_certificates();
-    let pair = Pair::reverse(&place, &[("echo", "echo://")]);
+    let folder = TestFolder::with_certificates();
+    let pair = Pair::reverse(&folder, &[("echo", "echo://")]);
     let (mut ended, mut open) = (connect(pair.dmz.accept("echo")), connect(pair.dmz.accept("echo")));
     echo(&mut ended, b"five!");
     echo(&mut open, b"seven!!");
@@ -139,23 +139,23 @@ fn status_has_every_promised_field() {
     assert_eq!(internal["listening"], serde_json::json!([]));
     assert_eq!(internal["services"][0]["connect"], "echo://");
     assert_eq!(dmz["services"][0]["connect"], Value::Null);
-    let text = run(&place, &["status", "--admin", "run/dmz.sock"]);
+    let text = run(&folder, &["status", "--admin", "run/dmz.sock"]);
     assert_eq!(text.code, Some(0), "{}", text.err);
     assert!(text.out.contains("echo") && text.out.contains("running"), "{}", text.out);
 }
 
 #[test]
 fn sockets_have_their_names_and_their_owner_only() {
-    let place = TestFolder::with_certificates();
-    place.write("one.yaml", DIRECT);
-    let folder = place.path("run/portcullis");
+    let folder = TestFolder::with_certificates();
+    folder.write("one.yaml", DIRECT);
+    let subfolder = folder.path("run/portcullis");
     let start = |args: &[&str]| {
-        let mut command = place.command(args);
+        let mut command = folder.command(args);
         command.stderr(std::process::Stdio::null());
         Killed(command.spawn().expect("it starts"))
     };
     let answers = |name: &str| {
-        let path = folder.join(name);
+        let path = subfolder.join(name);
         crate::until(name, SOON, || std::os::unix::net::UnixStream::connect(&path).ok());
         let facts = path.metadata().expect("it is there");
         assert!(facts.file_type().is_socket());
@@ -163,31 +163,31 @@ fn sockets_have_their_names_and_their_owner_only() {
         path
     };
     // A socket that nobody answers is replaced.
-    fs::create_dir(&folder).expect("a folder");
-    drop(UnixListener::bind(folder.join("one.sock")).expect("a stale socket"));
-    fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).expect("a mode");
+    fs::create_dir(&subfolder).expect("a folder");
+    drop(UnixListener::bind(subfolder.join("one.sock")).expect("a stale socket"));
+    fs::set_permissions(&subfolder, fs::Permissions::from_mode(0o700)).expect("a mode");
     let _first = start(&["--no-ui", "--profile", "one.yaml"]);
     let first = answers("one.sock");
-    assert_eq!(run(&place, &["status"]).code, Some(0), "the one gateway is found");
+    assert_eq!(run(&folder, &["status"]).code, Some(0), "the one gateway is found");
     // One that answers is not.
-    let second = run(&place, &["--no-ui", "--profile", "one.yaml"]);
+    let second = run(&folder, &["--no-ui", "--profile", "one.yaml"]);
     assert_eq!(second.code, Some(1), "{}", second.err);
     assert!(second.err.contains("one.sock") && second.err.contains("answers"), "{}", second.err);
     let _second = start(&["--no-ui", "--profile", "one.yaml", "--role", "dmz"]);
     let second = answers("one-dmz.sock");
-    let several = run(&place, &["status"]);
+    let several = run(&folder, &["status"]);
     assert_eq!(several.code, Some(1), "{}", several.out);
     for path in [&first, &second] {
         assert!(several.err.contains(path.to_str().expect("UTF-8")), "{}", several.err);
     }
     let _third = start(&["--no-ui", "--profile", "one.yaml", "--admin", "none"]);
-    assert_eq!(fs::read_dir(&folder).expect("a folder").count(), 2, "`none` opens no socket");
+    assert_eq!(fs::read_dir(&subfolder).expect("a folder").count(), 2, "`none` opens no socket");
 
     // Something else of that name is left alone.
-    place.write("precious.sock", "precious");
-    let refused = run(&place, &["--no-ui", "--profile", "one.yaml", "--admin", "precious.sock"]);
+    folder.write("precious.sock", "precious");
+    let refused = run(&folder, &["--no-ui", "--profile", "one.yaml", "--admin", "precious.sock"]);
     assert_eq!(refused.code, Some(1), "{}", refused.err);
-    assert_eq!(fs::read(place.path("precious.sock")).expect("still there"), b"precious");
+    assert_eq!(fs::read(folder.path("precious.sock")).expect("still there"), b"precious");
 }
 
 /// A child that ends with the test.
@@ -203,10 +203,10 @@ impl Drop for Killed {
 
 #[test]
 fn drain_refuses_newcomers_until_reload() {
-    let place = TestFolder::with_certificates();
-    place.write("one.yaml", DIRECT);
-    let gateway = place.start("one");
-    let command = |args: &[&str]| run(&place, &[args, &["--admin", "run/one.sock"]].concat());
+    let folder = TestFolder::with_certificates();
+    folder.write("one.yaml", DIRECT);
+    let gateway = folder.start("one");
+    let command = |args: &[&str]| run(&folder, &[args, &["--admin", "run/one.sock"]].concat());
     let mut open = connect(gateway.accept("echo"));
     echo(&mut open, b"before");
 
@@ -229,8 +229,8 @@ fn drain_refuses_newcomers_until_reload() {
 
 #[test]
 fn kill_ends_the_one_session_with_a_reset() {
-    let place = TestFolder::with_certificates();
-    let pair = Pair::reverse(&place, &[("echo", "echo://")]);
+    let folder = TestFolder::with_certificates();
+    let pair = Pair::reverse(&folder, &[("echo", "echo://")]);
     let (mut killed, mut spared) = (connect(pair.dmz.accept("echo")), connect(pair.dmz.accept("echo")));
     echo(&mut killed, b"one");
     echo(&mut spared, b"two");
@@ -239,11 +239,11 @@ fn kill_ends_the_one_session_with_a_reset() {
     let rows = status["sessions"].as_array().expect("a list");
     let row = rows.iter().find(|row| row["client"] == client.as_str()).expect("its row");
     let id = row["id"].as_str().expect("an id");
-    let output = run(&place, &["kill", id, "--admin", "run/dmz.sock"]);
+    let output = run(&folder, &["kill", id, "--admin", "run/dmz.sock"]);
     assert_eq!(output.code, Some(0), "{}", output.err);
     assert!(is_reset(&killed.read(&mut [0])));
     echo(&mut spared, b"lives");
-    let again = run(&place, &["kill", id, "--admin", "run/dmz.sock"]);
+    let again = run(&folder, &["kill", id, "--admin", "run/dmz.sock"]);
     assert_eq!(again.code, Some(1), "{}", again.out);
     let ended = pair.dmz.status();
     assert_eq!((&ended["ended"][0]["id"], &ended["ended"][0]["end"]), (&id.into(), &"OR".into()));
@@ -256,8 +256,8 @@ fn kill_ends_the_one_session_with_a_reset() {
 
 #[test]
 fn kill_ends_all_that_match_and_prints_how_many() {
-    let place = TestFolder::with_certificates();
-    let pair = Pair::reverse(&place, &[("echo", "echo://"), ("other", "echo://")]);
+    let folder = TestFolder::with_certificates();
+    let pair = Pair::reverse(&folder, &[("echo", "echo://"), ("other", "echo://")]);
     let open = |service: &str| {
         let mut client = connect(pair.dmz.accept(service));
         echo(&mut client, b"open");
@@ -265,7 +265,7 @@ fn kill_ends_all_that_match_and_prints_how_many() {
     };
     let (mut one, mut two, mut other) = (open("echo"), open("echo"), open("other"));
     let kill = |options: &[&str], count: &str| {
-        let output = run(&place, &[&["kill"], options, &["--admin", "run/dmz.sock"]].concat());
+        let output = run(&folder, &[&["kill"], options, &["--admin", "run/dmz.sock"]].concat());
         assert_eq!((output.code, output.out.trim()), (Some(0), count), "{options:?}: {}", output.err);
     };
     kill(&["--client", "192.0.2.0/24"], "0");
@@ -281,7 +281,7 @@ fn kill_ends_all_that_match_and_prints_how_many() {
         ended.len() == 3 && ended.iter().all(|row| row["end"] == "OR")
     });
     for wrong in [&["kill"][..], &["kill", "--client", "host"], &["kill", "1", "--service", "echo"]] {
-        assert_eq!(run(&place, wrong).code, Some(2), "{wrong:?}");
+        assert_eq!(run(&folder, wrong).code, Some(2), "{wrong:?}");
     }
     let log = crate::until("the line is written", SOON, || {
         Some(pair.dmz.log()).filter(|log| log.contains("kill of sessions of service echo"))
@@ -291,20 +291,20 @@ fn kill_ends_all_that_match_and_prints_how_many() {
 
 #[test]
 fn switch_goes_by_name_and_by_file_and_cuts_nothing() {
-    let place = TestFolder::with_certificates();
-    fs::create_dir(place.path("profiles")).expect("a folder");
-    fs::create_dir(place.path("elsewhere")).expect("a folder");
-    place.write("profiles/one.yaml", DIRECT);
-    place.write("profiles/two.yaml", DIRECT);
-    place.write("elsewhere/three.yaml", &DIRECT.replace("echo: {", "third: {"));
-    place.write("profiles/bad.yaml", "mode: direct\n");
-    let gateway = place.start_as("one", &[], &["--profile", "one", "--no-ui"]);
+    let folder = TestFolder::with_certificates();
+    fs::create_dir(folder.path("profiles")).expect("a folder");
+    fs::create_dir(folder.path("elsewhere")).expect("a folder");
+    folder.write("profiles/one.yaml", DIRECT);
+    folder.write("profiles/two.yaml", DIRECT);
+    folder.write("elsewhere/three.yaml", &DIRECT.replace("echo: {", "third: {"));
+    folder.write("profiles/bad.yaml", "mode: direct\n");
+    let gateway = folder.start_as("one", &[], &["--profile", "one", "--no-ui"]);
     let mut open = connect(gateway.accept("echo"));
     echo(&mut open, b"before");
-    let socket = place.path("run/one.sock");
-    let switch = |to: &str, folder: &str| {
-        let mut command = place.command(&["switch", to, "--admin"]);
-        output_of(command.arg(&socket).current_dir(place.path(folder)).output().expect("it runs"))
+    let socket = folder.path("run/one.sock");
+    let switch = |to: &str, subfolder: &str| {
+        let mut command = folder.command(&["switch", to, "--admin"]);
+        output_of(command.arg(&socket).current_dir(folder.path(subfolder)).output().expect("it runs"))
     };
     let moved = switch("two", "");
     assert_eq!(moved.code, Some(0), "{}", moved.err);
@@ -328,12 +328,12 @@ fn switch_goes_by_name_and_by_file_and_cuts_nothing() {
 /// What `switch --plan` says is what `switch` does, and each thing asked is one line and one notice.
 #[test]
 fn a_switch_is_planned_done_and_written_down() {
-    let place = TestFolder::with_certificates();
+    let folder = TestFolder::with_certificates();
     let two = "mode: direct\ndrain: 7s\ndmz:\n  services:\n    other: { accept: [\"tcp://127.0.0.1:0\"], connect: \"echo://\" }\n";
-    place.write("one.yaml", DIRECT);
-    place.write("two.yaml", two);
-    let gateway = place.start("one");
-    let command = |args: &[&str]| run(&place, &[args, &["--admin", "run/one.sock"]].concat());
+    folder.write("one.yaml", DIRECT);
+    folder.write("two.yaml", two);
+    let gateway = folder.start("one");
+    let command = |args: &[&str]| run(&folder, &[args, &["--admin", "run/one.sock"]].concat());
     let mut open = connect(gateway.accept("echo"));
     echo(&mut open, b"open");
     let before = gateway.accept("echo");
@@ -362,7 +362,7 @@ fn a_switch_is_planned_done_and_written_down() {
     });
     let notices = gateway.status()["notices"].to_string();
     assert!(!log.contains("kind=\"plan\""), "a plan alone is not audited: {log}");
-    let socket = place.path("run/one.sock").display().to_string();
+    let socket = folder.path("run/one.sock").display().to_string();
     for (kind, requested, outcome) in [
         ("switch", "switch to `", "done"),
         ("switch", "switch to `", "refused"),
@@ -387,12 +387,12 @@ fn a_switch_is_planned_done_and_written_down() {
 
 #[test]
 fn a_stop_that_cuts_ends_with_the_gateways_own_code() {
-    let place = TestFolder::with_certificates();
-    place.write("one.yaml", &DIRECT.replace("mode: direct", "mode: direct\ndrain: 100ms"));
-    let gateway = place.start("one");
+    let folder = TestFolder::with_certificates();
+    folder.write("one.yaml", &DIRECT.replace("mode: direct", "mode: direct\ndrain: 100ms"));
+    let gateway = folder.start("one");
     let mut open = connect(gateway.accept("echo"));
     echo(&mut open, b"open");
-    let stopped = run(&place, &["stop", "--admin", "run/one.sock"]);
+    let stopped = run(&folder, &["stop", "--admin", "run/one.sock"]);
     assert_eq!(
         (stopped.code, stopped.out.as_str()),
         (Some(3), "stopped; 1 sessions were cut\n"),
@@ -421,11 +421,11 @@ const ASKED: &[&[&str]] = &[
 
 #[test]
 fn whatever_becomes_of_an_answer_is_no_panic() {
-    let place = TestFolder::with_certificates();
-    place.write("one.yaml", DIRECT);
-    place.write("two.yaml", DIRECT);
-    let gateway = place.start("one");
-    let command = |words: &[&str]| place.command(&[words, &["--admin", "run/one.sock"]].concat());
+    let folder = TestFolder::with_certificates();
+    folder.write("one.yaml", DIRECT);
+    folder.write("two.yaml", DIRECT);
+    let gateway = folder.start("one");
+    let command = |words: &[&str]| folder.command(&[words, &["--admin", "run/one.sock"]].concat());
     for words in ASKED {
         let is_refused = words[0] == "kill";
         let mut child =

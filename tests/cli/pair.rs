@@ -23,16 +23,16 @@ fn echo(stream: &mut TcpStream) {
 
 #[test]
 fn halves_find_each_other_in_the_other_order_too() {
-    let place = TestFolder::with_certificates();
+    let folder = TestFolder::with_certificates();
     let link = format!("127.0.0.1:{}", free_port());
-    place.write("internal.yaml", &internal_half(&link, &[("echo", "echo://")]));
-    let internal = place.start("internal");
+    folder.write("internal.yaml", &internal_half(&link, &[("echo", "echo://")]));
+    let internal = folder.start("internal");
     let down = internal.wait("it says why there is no link", SOON, |status| {
         status["pools"][0]["state"] == "down" && status["pools"][0]["last_error"].is_string()
     });
     assert_eq!(down["phase"], "running");
-    place.write("dmz.yaml", &dmz_half(&link, &["echo"]));
-    let dmz = place.start("dmz");
+    folder.write("dmz.yaml", &dmz_half(&link, &["echo"]));
+    let dmz = folder.start("dmz");
     dmz.wait_healthy();
     internal.wait_healthy();
     echo(&mut connect(dmz.accept("echo")));
@@ -40,8 +40,8 @@ fn halves_find_each_other_in_the_other_order_too() {
 
 #[test]
 fn a_killed_dmz_half_resets_its_clients_and_comes_back() {
-    let place = TestFolder::with_certificates();
-    let pair = Pair::reverse(&place, &[("echo", "echo://")]);
+    let folder = TestFolder::with_certificates();
+    let pair = Pair::reverse(&folder, &[("echo", "echo://")]);
     let link = format!("127.0.0.1:{}", pair.dmz.link_port());
     let mut client = connect(pair.dmz.accept("echo"));
     echo(&mut client);
@@ -56,8 +56,8 @@ fn a_killed_dmz_half_resets_its_clients_and_comes_back() {
         status["pools"][0]["ready"] == 0 && status["pools"][0]["links"] == json!([])
     });
     assert_eq!(lost["pools"][0]["instance"], killed, "which process it was is not forgotten");
-    place.write("dmz.yaml", &dmz_half(&link, &["echo"]));
-    let again = place.start("dmz");
+    folder.write("dmz.yaml", &dmz_half(&link, &["echo"]));
+    let again = folder.start("dmz");
     again.wait_healthy();
     pair.internal.wait_healthy();
     assert_eq!(pair.internal.status()["pools"][0]["instance"], again.status()["instance"]);
@@ -66,8 +66,8 @@ fn a_killed_dmz_half_resets_its_clients_and_comes_back() {
 
 #[test]
 fn a_killed_internal_half_resets_the_clients_and_comes_back() {
-    let place = TestFolder::with_certificates();
-    let pair = Pair::reverse(&place, &[("echo", "echo://")]);
+    let folder = TestFolder::with_certificates();
+    let pair = Pair::reverse(&folder, &[("echo", "echo://")]);
     let mut client = connect(pair.dmz.accept("echo"));
     echo(&mut client);
     pair.internal.signal(Signal::KILL);
@@ -75,7 +75,7 @@ fn a_killed_internal_half_resets_the_clients_and_comes_back() {
     pair.dmz.wait("the pool is down", SOON, |status| status["pools"][0]["ready"] == 0);
     assert_eq!(pair.dmz.status()["ended"][0]["end"], "PR");
     assert_eq!(pair.internal.ended().code(), None, "it was killed");
-    let again = place.start("internal");
+    let again = folder.start("internal");
     again.wait_healthy();
     pair.dmz.wait_healthy();
     echo(&mut connect(pair.dmz.accept("echo")));

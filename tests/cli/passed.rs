@@ -25,13 +25,13 @@ const WEB: &str =
     "mode: direct\ndmz:\n  services:\n    echo: { accept: ['tcp://fd@web'], connect: 'echo://' }\n";
 
 /// The program with these sockets from number 3 on, as a service manager starts it.
-fn passing(place: &TestFolder, names: &str, sockets: Vec<OwnedFd>, args: &[&str]) -> Command {
+fn passing(folder: &TestFolder, names: &str, sockets: Vec<OwnedFd>, args: &[&str]) -> Command {
     let count = sockets.len();
     // A shell, as the program's number has to be in its environment.
     let moved = ["", "exec 3<&0 </dev/null;", "exec 3<&0 4<&1 </dev/null >/dev/null;"][count];
     let script =
         format!("{moved} LISTEN_PID=$$ LISTEN_FDS={count} LISTEN_FDNAMES={names} exec \"$0\" \"$@\"");
-    let mut command = place.wrapped(&["sh", "-c", &script], args);
+    let mut command = folder.wrapped(&["sh", "-c", &script], args);
     let mut sockets = sockets.into_iter();
     command.stdin(sockets.next().map_or_else(Stdio::null, Stdio::from));
     command.stdout(sockets.next().map_or_else(Stdio::null, Stdio::from)).stderr(Stdio::piped());
@@ -39,20 +39,20 @@ fn passing(place: &TestFolder, names: &str, sockets: Vec<OwnedFd>, args: &[&str]
 }
 
 /// Starts it, and waits until it answers.
-fn start<'a>(place: &'a TestFolder, name: &str, names: &str, sockets: Vec<OwnedFd>) -> Gateway<'a> {
+fn start<'a>(folder: &'a TestFolder, name: &str, names: &str, sockets: Vec<OwnedFd>) -> Gateway<'a> {
     let profile = format!("{name}.yaml");
-    let mut command = passing(place, names, sockets, &["--no-ui", "--profile", &profile]);
-    let log = File::options().create(true).append(true).open(place.path(&format!("{name}.log")));
+    let mut command = passing(folder, names, sockets, &["--no-ui", "--profile", &profile]);
+    let log = File::options().create(true).append(true).open(folder.path(&format!("{name}.log")));
     command.stderr(log.expect("a log file"));
-    place.start_command(name, command)
+    folder.start_command(name, command)
 }
 
 /// How a start ends that is refused.
 #[track_caller]
-fn refused(place: &TestFolder, names: &str, sockets: Vec<OwnedFd>, profile: &str, reported: &str) {
-    place.write("refused.yaml", profile);
+fn refused(folder: &TestFolder, names: &str, sockets: Vec<OwnedFd>, profile: &str, reported: &str) {
+    folder.write("refused.yaml", profile);
     let args = ["--no-ui", "--profile", "refused.yaml", "--admin", "none"];
-    let output = output_of(passing(place, names, sockets, &args).output().expect("it ends"));
+    let output = output_of(passing(folder, names, sockets, &args).output().expect("it ends"));
     assert_eq!(output.code, Some(1), "{}", output.err);
     assert!(output.err.contains(reported), "{}", output.err);
 }
@@ -72,11 +72,11 @@ fn echo(mut client: TcpStream) {
 
 #[test]
 fn a_restart_refuses_no_connection_on_a_socket_that_was_passed_in() {
-    let place = TestFolder::with_certificates();
-    place.write("one.yaml", WEB);
+    let folder = TestFolder::with_certificates();
+    folder.write("one.yaml", WEB);
     let web = listener();
     let at = web.local_addr().expect("its address");
-    let gateway = start(&place, "one", "web", vec![again(&web)]);
+    let gateway = start(&folder, "one", "web", vec![again(&web)]);
     let status = gateway.status();
     assert_eq!(status["services"][0]["accept"][0], format!("tcp://{at}"));
     echo(connect(at));
@@ -84,7 +84,7 @@ fn a_restart_refuses_no_connection_on_a_socket_that_was_passed_in() {
     assert_eq!(gateway.ended().code(), Some(0));
     // Whoever comes now waits for the next one.
     let waiting: Vec<_> = (0..20).map(|_| thread::spawn(move || echo(connect(at)))).collect();
-    let _gateway = start(&place, "one", "web", vec![again(&web)]);
+    let _gateway = start(&folder, "one", "web", vec![again(&web)]);
     waiting.into_iter().for_each(|client| client.join().expect("each is served"));
     echo(connect(at));
 }
@@ -92,7 +92,7 @@ fn a_restart_refuses_no_connection_on_a_socket_that_was_passed_in() {
 /// One socket for several services, distinguished by their paths, with TLS on it.
 #[test]
 fn services_of_requests_share_a_passed_socket() {
-    let place = TestFolder::with_certificates();
+    let folder = TestFolder::with_certificates();
     let accept = |path: &str| {
         format!(
             "{{ accept: [{{ address: 'https://fd@web/{path}', tls: {{ certificate: pki/dmz.pem, key: pki/dmz.key }} \
@@ -100,15 +100,15 @@ fn services_of_requests_share_a_passed_socket() {
             answering(path.to_owned())
         )
     };
-    place.write(
+    folder.write(
         "one.yaml",
         &format!("mode: direct\ndmz:\n  services:\n    one: {}\n    other: {}\n", accept("a"), accept("b")),
     );
     let web = listener();
     let port = web.local_addr().expect("its address").port();
-    let gateway = start(&place, "one", "web", vec![again(&web)]);
+    let gateway = start(&folder, "one", "web", vec![again(&web)]);
     assert_eq!(gateway.status()["services"][0]["accept"][0], format!("https://127.0.0.1:{port}/a"));
-    let ca = place.path("pki/ca.pem").display().to_string();
+    let ca = folder.path("pki/ca.pem").display().to_string();
     let to = format!("dmz:{port}:127.0.0.1");
     for path in ["a", "b"] {
         let line = ["--cacert", &ca, "--resolve", &to];
@@ -133,18 +133,18 @@ fn answering(body: String) -> SocketAddr {
 
 #[test]
 fn a_reload_that_closes_a_passed_port_and_opens_it_again_leaves_it_to_its_owner() {
-    let place = TestFolder::with_certificates();
-    place.write("one.yaml", WEB);
+    let folder = TestFolder::with_certificates();
+    folder.write("one.yaml", WEB);
     let web = listener();
     let at = web.local_addr().expect("its address");
-    let gateway = start(&place, "one", "web", vec![again(&web)]);
+    let gateway = start(&folder, "one", "web", vec![again(&web)]);
     echo(connect(at));
-    place.write("one.yaml", &WEB.replace("tcp://fd@web", "tcp://127.0.0.1:0"));
-    let socket = place.path("run/one.sock").display().to_string();
-    let reload = || crate::run(&place, &["reload", "--admin", &socket]);
+    folder.write("one.yaml", &WEB.replace("tcp://fd@web", "tcp://127.0.0.1:0"));
+    let socket = folder.path("run/one.sock").display().to_string();
+    let reload = || crate::run(&folder, &["reload", "--admin", &socket]);
     assert_eq!(reload().code, Some(0));
     let waits = thread::spawn(move || echo(connect(at)));
-    place.write("one.yaml", WEB);
+    folder.write("one.yaml", WEB);
     assert_eq!(reload().code, Some(0));
     waits.join().expect("it is served");
     gateway.signal(Signal::TERM);
@@ -154,19 +154,19 @@ fn a_reload_that_closes_a_passed_port_and_opens_it_again_leaves_it_to_its_owner(
 
 #[test]
 fn links_come_in_by_a_passed_socket_and_one_that_is_not_named_is_closed() {
-    let place = TestFolder::with_certificates();
+    let folder = TestFolder::with_certificates();
     let (links, other) = (listener(), listener());
     let (at, unnamed) = (links.local_addr().expect("an address"), other.local_addr().expect("an address"));
-    place.write(
+    folder.write(
         "dmz.yaml",
         "mode: reverse\ndmz:\n  link: { listen: 'socks+tls://fd@links', prepared: 2, tls: { certificate: pki/dmz.pem, \
          key: pki/dmz.key, ca: pki/ca.pem, peers: [internal] } }\n  services: { echo: { accept: \
          ['tcp://127.0.0.1:0'] } }\n",
     );
     let sockets = vec![again(&links), other.into()];
-    let dmz = start(&place, "dmz", "links:stray", sockets);
-    place.write("internal.yaml", &internal_half(&at.to_string(), &[("echo", "echo://")]));
-    let internal = place.start("internal");
+    let dmz = start(&folder, "dmz", "links:stray", sockets);
+    folder.write("internal.yaml", &internal_half(&at.to_string(), &[("echo", "echo://")]));
+    let internal = folder.start("internal");
     internal.wait_healthy();
     echo(connect(dmz.accept("echo")));
     // Nobody else holds it.
@@ -178,7 +178,7 @@ const HOLDER: &str = "while :; do \
      sh -c 'LISTEN_PID=$$ exec setpriv --pdeathsig KILL \"$0\" \"$@\"' \"$0\" \"$@\"; done";
 
 /// A DMZ half whose ports are opened by systemd's own program, which starts it when the first connection comes.
-fn activated<'a>(place: &'a TestFolder, sockets: &[(&str, u16)]) -> Gateway<'a> {
+fn activated<'a>(folder: &'a TestFolder, sockets: &[(&str, u16)]) -> Gateway<'a> {
     let names: Vec<_> = sockets.iter().map(|(name, _)| *name).collect();
     let names = format!("--fdname={}", names.join(":"));
     let ports: Vec<_> = sockets.iter().map(|(_, port)| format!("127.0.0.1:{port}")).collect();
@@ -188,9 +188,9 @@ fn activated<'a>(place: &'a TestFolder, sockets: &[(&str, u16)]) -> Gateway<'a> 
         line.extend(["--setenv", variable]);
     }
     let command =
-        place.wrapped(&[&line[..], &["sh", "-c", HOLDER]].concat(), &["--no-ui", "--profile", "dmz.yaml"]);
-    let log = File::create(place.path("dmz.log")).expect("a log file");
-    place.start_logging("dmz", command, log.into())
+        folder.wrapped(&[&line[..], &["sh", "-c", HOLDER]].concat(), &["--no-ui", "--profile", "dmz.yaml"]);
+    let log = File::create(folder.path("dmz.log")).expect("a log file");
+    folder.start_logging("dmz", command, log.into())
 }
 
 fn is_missing(test: &str) -> bool {
@@ -206,13 +206,13 @@ fn the_first_client_starts_a_gateway_under_systemd_socket_activate() {
     if is_missing("the_first_client_starts_a_gateway_under_systemd_socket_activate") {
         return;
     }
-    let place = TestFolder::with_certificates();
-    place.write("dmz.yaml", WEB);
+    let folder = TestFolder::with_certificates();
+    folder.write("dmz.yaml", WEB);
     let port = free_port();
     let at = SocketAddr::from(([127, 0, 0, 1], port));
     // It comes as soon as somebody listens, and waits until it is served.
     let client = thread::spawn(move || echo(until("it listens", SOON, || TcpStream::connect(at).ok())));
-    let gateway = activated(&place, &[("web", port)]);
+    let gateway = activated(&folder, &[("web", port)]);
     client.join().expect("it is served");
     assert_eq!(gateway.status()["services"][0]["accept"][0], format!("tcp://{at}"));
 }
@@ -222,18 +222,18 @@ fn restarts_under_systemd_socket_activate_refuse_no_client_and_no_link() {
     if is_missing("restarts_under_systemd_socket_activate_refuse_no_client_and_no_link") {
         return;
     }
-    let place = TestFolder::with_certificates();
+    let folder = TestFolder::with_certificates();
     let [web, links] = free_ports();
-    place.write(
+    folder.write(
         "dmz.yaml",
         "mode: reverse\ndmz:\n  link: { listen: 'socks+tls://fd@links', prepared: 2, wait: 20s, tls: { certificate: \
          pki/dmz.pem, key: pki/dmz.key, ca: pki/ca.pem, peers: [internal] } }\n  services: { echo: { accept: \
          ['tcp://fd@web'] } }\n",
     );
-    place.write("internal.yaml", &internal_half(&format!("127.0.0.1:{links}"), &[("echo", "echo://")]));
+    folder.write("internal.yaml", &internal_half(&format!("127.0.0.1:{links}"), &[("echo", "echo://")]));
     // The first link starts it.
-    let internal = place.start("internal");
-    let dmz = activated(&place, &[("web", web), ("links", links)]);
+    let internal = folder.start("internal");
+    let dmz = activated(&folder, &[("web", web), ("links", links)]);
     internal.wait_healthy();
     let status = dmz.status();
     assert_eq!(status["listening"][0], format!("socks+tls://127.0.0.1:{links}"));
@@ -243,7 +243,7 @@ fn restarts_under_systemd_socket_activate_refuse_no_client_and_no_link() {
     let clients = Clients::start(&[SocketAddr::from(([127, 0, 0, 1], web))]);
     for _ in 0..3 {
         clients.some_more();
-        let stopped = crate::run(&place, &["stop", "--admin", "run/dmz.sock"]);
+        let stopped = crate::run(&folder, &["stop", "--admin", "run/dmz.sock"]);
         assert_eq!(stopped.code, Some(0), "{}", stopped.err);
         let next = dmz.wait("the next one runs", SOON, |status| {
             status["instance"].is_string() && status["instance"] != instance
@@ -258,31 +258,31 @@ fn restarts_under_systemd_socket_activate_refuse_no_client_and_no_link() {
 
 #[test]
 fn an_unusable_listen_address_refuses_the_start() {
-    let place = TestFolder::with_certificates();
+    let folder = TestFolder::with_certificates();
     let udp: OwnedFd = UdpSocket::bind("127.0.0.1:0").expect("a free port").into();
-    refused(&place, "web", vec![udp], WEB, "fd@web: what was passed in is a socket for datagrams");
-    let local: OwnedFd = UnixListener::bind(place.path("local")).expect("a socket").into();
-    refused(&place, "web", vec![local], WEB, "fd@web: what was passed in is a local socket");
+    refused(&folder, "web", vec![udp], WEB, "fd@web: what was passed in is a socket for datagrams");
+    let local: OwnedFd = UnixListener::bind(folder.path("local")).expect("a socket").into();
+    refused(&folder, "web", vec![local], WEB, "fd@web: what was passed in is a local socket");
     let listener = listener();
     let connection: OwnedFd =
         TcpStream::connect(listener.local_addr().expect("an address")).expect("it connects").into();
-    refused(&place, "web", vec![connection], WEB, "fd@web: what was passed in is a connection");
-    refused(&place, "other", vec![again(&listener)], WEB, "fd@web: no socket of that name was passed in");
-    refused(&place, "", vec![again(&listener)], WEB, "those that were: `unknown`");
-    refused(&place, "web", Vec::new(), WEB, "those that were: none");
+    refused(&folder, "web", vec![connection], WEB, "fd@web: what was passed in is a connection");
+    refused(&folder, "other", vec![again(&listener)], WEB, "fd@web: no socket of that name was passed in");
+    refused(&folder, "", vec![again(&listener)], WEB, "those that were: `unknown`");
+    refused(&folder, "web", Vec::new(), WEB, "those that were: none");
     let inside = internal_half("127.0.0.1:9", &[("echo", "echo://")]);
     refused(
-        &place,
+        &folder,
         "web",
         vec![again(&listener)],
         &inside,
         "`web` was passed in, and the internal half takes no sockets",
     );
     // Said to be there, and closed already.
-    place.write("one.yaml", WEB);
+    folder.write("one.yaml", WEB);
     let script = "LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=web exec \"$0\" \"$@\" 3<&-";
     let args = ["--no-ui", "--profile", "one.yaml", "--admin", "none"];
-    let closed = output_of(place.wrapped(&["sh", "-c", script], &args).output().expect("it ends"));
+    let closed = output_of(folder.wrapped(&["sh", "-c", script], &args).output().expect("it ends"));
     assert_eq!(closed.code, Some(1));
     assert!(closed.err.contains("fd@web: the socket that was passed in is closed already"), "{}", closed.err);
 }

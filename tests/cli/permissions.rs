@@ -34,8 +34,8 @@ fn is_root(test: &str) -> bool {
     is_root
 }
 
-fn run_behind(place: &TestFolder, wrapper: &[&str], args: &[&str]) -> CommandOutput {
-    output_of(place.wrapped(wrapper, args).output().expect("it runs"))
+fn run_behind(folder: &TestFolder, wrapper: &[&str], args: &[&str]) -> CommandOutput {
+    output_of(folder.wrapped(wrapper, args).output().expect("it runs"))
 }
 
 fn set_mode(path: &Path, mode: u32) {
@@ -55,34 +55,34 @@ fn what_systemd_hands_over_is_taken_from_its_own_folder_alone() {
     if !is_root("what_systemd_hands_over_is_taken_from_its_own_folder_alone") {
         return;
     }
-    let place = TestFolder::with_certificates();
-    fs::create_dir(place.path("handed")).expect("a folder");
-    fs::copy(place.path("pki/dmz.key"), place.path("handed/dmz.key")).expect("a copy");
-    place.write("handed/users", USERS);
-    place.write("handed/login", "gate:secret\n");
+    let folder = TestFolder::with_certificates();
+    fs::create_dir(folder.path("handed")).expect("a folder");
+    fs::copy(folder.path("pki/dmz.key"), folder.path("handed/dmz.key")).expect("a copy");
+    folder.write("handed/users", USERS);
+    folder.write("handed/login", "gate:secret\n");
     // As systemd leaves them from version 254 on, where the unit has a user: an access control list lets that in,
     // and its mask is what the mode shows for the group.
-    ["dmz.key", "users", "login"].iter().for_each(|name| set_mode(&place.path("handed").join(name), 0o440));
-    set_mode(&place.path("handed"), 0o550);
-    place.write("dmz.yaml", ALL_SECRETS);
-    let folder = format!("CREDENTIALS_DIRECTORY={}", place.path("handed").display());
-    let handed = [&["env", &folder][..], &IN_NO_GROUP].concat();
-    let well = run_behind(&place, &handed, &["check", "dmz.yaml"]);
+    ["dmz.key", "users", "login"].iter().for_each(|name| set_mode(&folder.path("handed").join(name), 0o440));
+    set_mode(&folder.path("handed"), 0o550);
+    folder.write("dmz.yaml", ALL_SECRETS);
+    let subfolder = format!("CREDENTIALS_DIRECTORY={}", folder.path("handed").display());
+    let handed = [&["env", &subfolder][..], &IN_NO_GROUP].concat();
+    let well = run_behind(&folder, &handed, &["check", "dmz.yaml"]);
     assert_eq!(well.code, Some(0), "{}", well.out);
-    let gateway = place.start_as("dmz", &handed, &["--no-ui", "--profile", "dmz.yaml"]);
+    let gateway = folder.start_as("dmz", &handed, &["--no-ui", "--profile", "dmz.yaml"]);
     assert_eq!(gateway.status()["phase"], "running");
     // The same files in a folder like any other are open to a group, each of them.
-    let other = format!("CREDENTIALS_DIRECTORY={}", place.path("pki").display());
+    let other = format!("CREDENTIALS_DIRECTORY={}", folder.path("pki").display());
     for wrapper in [IN_NO_GROUP.to_vec(), [&["env", &other][..], &IN_NO_GROUP].concat()] {
         for file in ["login", "dmz.key", "users"] {
-            let output = run_behind(&place, &wrapper, &["check", "dmz.yaml"]);
+            let output = run_behind(&folder, &wrapper, &["check", "dmz.yaml"]);
             let open =
                 output.out.lines().find(|line| line.contains(&format!("handed/{file}: others may read it")));
             assert!(output.code == Some(2) && open.is_some(), "{file}: {}", output.out);
-            set_mode(&place.path("handed").join(file), 0o600);
+            set_mode(&folder.path("handed").join(file), 0o600);
         }
-        assert_eq!(run_behind(&place, &wrapper, &["check", "dmz.yaml"]).code, Some(0));
-        ["dmz.key", "users", "login"].iter().for_each(|it| set_mode(&place.path("handed").join(it), 0o440));
+        assert_eq!(run_behind(&folder, &wrapper, &["check", "dmz.yaml"]).code, Some(0));
+        ["dmz.key", "users", "login"].iter().for_each(|it| set_mode(&folder.path("handed").join(it), 0o440));
     }
 }
 
@@ -91,20 +91,20 @@ fn a_key_of_root_and_a_group_is_taken_by_its_members_alone() {
     if !is_root("a_key_of_root_and_a_group_is_taken_by_its_members_alone") {
         return;
     }
-    let place = TestFolder::with_certificates();
-    place.write("dmz.yaml", &dmz_half("127.0.0.1:0", &["echo"]));
-    let key = place.path("pki/dmz.key");
+    let folder = TestFolder::with_certificates();
+    folder.write("dmz.yaml", &dmz_half("127.0.0.1:0", &["echo"]));
+    let key = folder.path("pki/dmz.key");
     chown(&key, Some(0), Some(4242)).expect("another group");
     let member = ["setpriv", "--regid=65534", "--groups=4242", "--"];
     for mode in [0o640, 0o440] {
         set_mode(&key, mode);
-        let taken = run_behind(&place, &member, &["check", "dmz.yaml"]);
+        let taken = run_behind(&folder, &member, &["check", "dmz.yaml"]);
         assert_eq!(taken.code, Some(0), "{mode:o}: {}", taken.out);
-        let refused = run_behind(&place, &IN_NO_GROUP, &["check", "dmz.yaml"]);
+        let refused = run_behind(&folder, &IN_NO_GROUP, &["check", "dmz.yaml"]);
         assert_eq!(refused.code, Some(2), "{mode:o}: {}", refused.out);
         assert!(refused.out.contains("dmz.key: others may read it"), "{}", refused.out);
     }
-    let gateway = place.start_as("dmz", &member, &["--no-ui", "--profile", "dmz.yaml"]);
+    let gateway = folder.start_as("dmz", &member, &["--no-ui", "--profile", "dmz.yaml"]);
     assert_eq!(gateway.status()["phase"], "running");
 }
 
@@ -113,32 +113,32 @@ fn an_unreadable_file_is_reported_with_the_fix() {
     if !is_root("an_unreadable_file_is_reported_with_the_fix") {
         return;
     }
-    let place = TestFolder::with_certificates();
-    fs::create_dir(place.path("handed")).expect("a folder");
-    fs::copy(place.path("pki/dmz.key"), place.path("handed/dmz.key")).expect("a copy");
-    place.write("handed/users", USERS);
-    place.write("handed/login", "gate:secret\n");
-    place.write("dmz.yaml", ALL_SECRETS);
+    let folder = TestFolder::with_certificates();
+    fs::create_dir(folder.path("handed")).expect("a folder");
+    fs::copy(folder.path("pki/dmz.key"), folder.path("handed/dmz.key")).expect("a copy");
+    folder.write("handed/users", USERS);
+    folder.write("handed/login", "gate:secret\n");
+    folder.write("dmz.yaml", ALL_SECRETS);
     let files = ["dmz.yaml", "handed/dmz.key", "handed/users", "handed/login"];
-    files.iter().for_each(|file| set_mode(&place.path(file), 0o600));
+    files.iter().for_each(|file| set_mode(&folder.path(file), 0o600));
     for file in files {
-        chown(place.path(file), Some(NOBODY), None).expect("another owner");
-        let output = run_behind(&place, &WITHOUT_POWER, &["check", "dmz.yaml"]);
+        chown(folder.path(file), Some(NOBODY), None).expect("another owner");
+        let output = run_behind(&folder, &WITHOUT_POWER, &["check", "dmz.yaml"]);
         let step = "it belongs to `nobody`, and this runs as `root`: run `chown root: ";
         let reported = output.out.lines().any(|line| line.contains(step) && line.contains(file));
         assert!(output.code == Some(2) && reported, "{file}: {}", output.out);
         assert!(!output.out.contains("portcullis certs"), "{}", output.out);
-        chown(place.path(file), Some(0), None).expect("its owner again");
+        chown(folder.path(file), Some(0), None).expect("its owner again");
     }
 }
 
 /// However much its surroundings allow, and though its owner may look at it as ever.
 #[test]
 fn a_gateway_leaves_no_core_dump() {
-    let place = TestFolder::with_certificates();
-    place.write("one.yaml", DIRECT);
+    let folder = TestFolder::with_certificates();
+    folder.write("one.yaml", DIRECT);
     let allowed = ["sh", "-c", "ulimit -S -c \"$(ulimit -H -c)\"; exec \"$@\"", "sh"];
-    let gateway = place.start_as("one", &allowed, &["--no-ui", "--profile", "one.yaml"]);
+    let gateway = folder.start_as("one", &allowed, &["--no-ui", "--profile", "one.yaml"]);
     let process = format!("/proc/{}", gateway.child.id());
     assert!(fs::read_dir(format!("{process}/fd")).is_ok_and(|open| open.count() > 3));
     let limits = fs::read_to_string(format!("{process}/limits")).expect("its limits");
@@ -151,36 +151,36 @@ fn a_gateway_leaves_no_core_dump() {
 
 #[test]
 fn a_socket_a_port_and_a_folder_that_are_not_to_be_had_name_the_next_step() {
-    let place = TestFolder::with_certificates();
+    let folder = TestFolder::with_certificates();
     let start = "start it with `portcullis --profile NAME`, or name another socket with --admin";
-    let absent = crate::run(&place, &["status", "--admin", "run/none.sock"]);
+    let absent = crate::run(&folder, &["status", "--admin", "run/none.sock"]);
     assert!(absent.code == Some(1) && absent.err.contains(start), "{}", absent.err);
     let held = std::net::TcpListener::bind(("127.0.0.1", free_port())).expect("a free port");
     let port = held.local_addr().expect("its address").port();
-    place.write("one.yaml", &DIRECT.replace("127.0.0.1:0", &format!("127.0.0.1:{port}")));
-    let taken = crate::run(&place, &["--no-ui", "--profile", "one.yaml"]);
+    folder.write("one.yaml", &DIRECT.replace("127.0.0.1:0", &format!("127.0.0.1:{port}")));
+    let taken = crate::run(&folder, &["--no-ui", "--profile", "one.yaml"]);
     assert!(
         taken.code == Some(1) && taken.err.contains("; stop that program or use another port"),
         "{}",
         taken.err
     );
-    place.write("file", "no folder");
-    let init = crate::run(&place, &["init", "pair", "--out", "file"]);
+    folder.write("file", "no folder");
+    let init = crate::run(&folder, &["init", "pair", "--out", "file"]);
     assert!(init.code == Some(1) && init.err.contains("choose a folder with --out"), "{}", init.err);
     if !is_root("a socket of another user") {
         return;
     }
-    place.write("one.yaml", DIRECT);
-    let _gateway = place.start("one");
-    chown(place.path("run/one.sock"), Some(NOBODY), None).expect("another owner");
-    let foreign = run_behind(&place, &WITHOUT_POWER, &["status", "--admin", "run/one.sock"]);
+    folder.write("one.yaml", DIRECT);
+    let _gateway = folder.start("one");
+    chown(folder.path("run/one.sock"), Some(NOBODY), None).expect("another owner");
+    let foreign = run_behind(&folder, &WITHOUT_POWER, &["status", "--admin", "run/one.sock"]);
     let step = "ask as the user that runs it, or with sudo";
     assert!(foreign.code == Some(1) && foreign.err.contains(step), "{}", foreign.err);
-    fs::create_dir(place.path("theirs")).expect("a folder");
-    set_mode(&place.path("theirs"), 0o755);
-    chown(place.path("theirs"), Some(NOBODY), None).expect("another owner");
+    fs::create_dir(folder.path("theirs")).expect("a folder");
+    set_mode(&folder.path("theirs"), 0o755);
+    chown(folder.path("theirs"), Some(NOBODY), None).expect("another owner");
     for command in [&["init", "pair", "--out", "theirs"][..], &["certs", "--out", "theirs"]] {
-        let output = run_behind(&place, &WITHOUT_POWER, command);
+        let output = run_behind(&folder, &WITHOUT_POWER, command);
         assert!(
             output.code == Some(1) && output.err.contains("choose a folder with --out"),
             "{}",
@@ -194,14 +194,14 @@ fn a_unix_socket_of_a_backend_that_may_not_be_written_to_has_its_own_error() {
     if !is_root("a_unix_socket_of_a_backend_that_may_not_be_written_to_has_its_own_error") {
         return;
     }
-    let place = TestFolder::with_certificates();
-    let path = place.path("app.sock");
+    let folder = TestFolder::with_certificates();
+    let path = folder.path("app.sock");
     let _backend = UnixListener::bind(&path).expect("it binds");
     chown(&path, Some(NOBODY), None).expect("another owner");
     set_mode(&path, 0o600);
     let address = format!("unix://{}", path.display());
-    place.write("one.yaml", &DIRECT.replace("echo://", &address));
-    let gateway = place.start_as("one", &WITHOUT_POWER, &["--no-ui", "--profile", "one.yaml"]);
+    folder.write("one.yaml", &DIRECT.replace("echo://", &address));
+    let gateway = folder.start_as("one", &WITHOUT_POWER, &["--no-ui", "--profile", "one.yaml"]);
     // It is refused, which may be before its connect call returns.
     let _client = TcpStream::connect(gateway.accept("echo"));
     let words = "this gateway may not write to it";

@@ -29,12 +29,12 @@ const HEAD: [u8; 8] = [0x82, 0xfe, 0xff, 0xff, 0, 0, 0, 0];
 const BODY: usize = 0xffff;
 
 /// A session over a reverse pair, its accept with some more: the pair, the client's end behind its upgrade, the backend's.
-fn session<'a>(place: &'a TestFolder, more: &str) -> (Pair<'a>, TcpStream, TcpStream) {
+fn session<'a>(folder: &'a TestFolder, more: &str) -> (Pair<'a>, TcpStream, TcpStream) {
     let backend = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let to = format!("tcp://{}", backend.local_addr().expect("it is bound"));
     let dmz = dmz_half("127.0.0.1:0", &[])
         + &format!("    live: {{ accept: {{ address: 'ws://127.0.0.1:0'{more} }} }}\n");
-    let pair = Pair::of(place, &dmz, |link| internal_half(link, &[("live", &to)]));
+    let pair = Pair::of(folder, &dmz, |link| internal_half(link, &[("live", &to)]));
     let mut client = connect(pair.dmz.accept("live"));
     let head = b"GET / HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
                  Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n";
@@ -83,9 +83,9 @@ fn check_memory(pair: &Pair<'_>, before: [usize; 2], sent: usize) {
 
 #[test]
 fn a_backend_that_does_not_read_slows_the_client() {
-    let place = TestFolder::with_certificates();
+    let folder = TestFolder::with_certificates();
     // One that waits for its backend is not silent.
-    let (pair, mut client, mut server) = session(&place, ", inactivity: 500ms");
+    let (pair, mut client, mut server) = session(&folder, ", inactivity: 500ms");
     let before = [resident(&pair.dmz), resident(&pair.internal)];
     let unit = [&HEAD[..], &[7; BODY]].concat();
     let sent = press(&mut client, &unit);
@@ -108,8 +108,8 @@ fn a_backend_that_does_not_read_slows_the_client() {
 
 #[test]
 fn a_client_that_does_not_read_slows_the_backend() {
-    let place = TestFolder::with_certificates();
-    let (pair, mut client, mut server) = session(&place, "");
+    let folder = TestFolder::with_certificates();
+    let (pair, mut client, mut server) = session(&folder, "");
     let before = [resident(&pair.dmz), resident(&pair.internal)];
     let sent = press(&mut server, &[7; BODY]);
     check_memory(&pair, before, sent);
@@ -143,12 +143,12 @@ fn a_client_that_does_not_read_slows_the_backend() {
 #[test]
 fn a_rate_keeps_its_sender_waiting_and_nothing_in_memory() {
     const RECEIVED: usize = 400_000;
-    let place = TestFolder::with_certificates();
+    let folder = TestFolder::with_certificates();
     let backend = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let to = format!("tcp://{}", backend.local_addr().expect("it is bound"));
     let dmz = dmz_half("127.0.0.1:0", &["live"]);
     let dmz = dmz.replace("\"tcp://127.0.0.1:0\"]", "\"tcp://127.0.0.1:0\"], rate: 100KB/s");
-    let pair = Pair::of(&place, &dmz, |link| internal_half(link, &[("live", &to)]));
+    let pair = Pair::of(&folder, &dmz, |link| internal_half(link, &[("live", &to)]));
     let mut client = connect(pair.dmz.accept("live"));
     let (mut server, _) = backend.accept().expect("the gateway connects");
     server.set_read_timeout(Some(SOON)).expect("a timeout is set");

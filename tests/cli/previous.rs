@@ -61,7 +61,7 @@ fn name(half: Half) -> &'static str {
 }
 
 /// Writes the profiles of a pair, and returns where clients connect.
-fn write_pair(place: &TestFolder, mode: Mode) -> SocketAddr {
+fn write_pair(folder: &TestFolder, mode: Mode) -> SocketAddr {
     let [link, accept] = free_ports().map(|port| format!("127.0.0.1:{port}"));
     let dmz = dmz_half(&link, &["echo"]).replace("tcp://127.0.0.1:0", &format!("tcp://{accept}"));
     let dmz = dmz.replace("prepared: 2", "prepared: 2, wait: 20s");
@@ -73,8 +73,8 @@ fn write_pair(place: &TestFolder, mode: Mode) -> SocketAddr {
         ),
         Mode::Reverse | Mode::Direct => (dmz, internal),
     };
-    place.write("dmz.yaml", &dmz);
-    place.write("internal.yaml", &internal);
+    folder.write("dmz.yaml", &dmz);
+    folder.write("internal.yaml", &internal);
     accept.parse().expect("an address")
 }
 
@@ -120,15 +120,15 @@ fn expect_one_notice(gateway: &Gateway, words: &[&str]) {
 
 fn check_pair(test: &str, mode: Mode, old_half: Half) {
     let Some(program) = program(test) else { return };
-    let place = TestFolder::with_certificates();
-    let clients = write_pair(&place, mode);
+    let folder = TestFolder::with_certificates();
+    let clients = write_pair(&folder, mode);
     let (listens, dials) = match mode {
         Mode::Forward => (Half::Internal, Half::Dmz),
         Mode::Reverse | Mode::Direct => (Half::Dmz, Half::Internal),
     };
     let start = |half: Half| match half == old_half {
-        true => place.start_by(&program, name(half), &format!("{}.yaml", name(half))),
-        false => place.start(name(half)),
+        true => folder.start_by(&program, name(half), &format!("{}.yaml", name(half))),
+        false => folder.start(name(half)),
     };
     let (listening, dialling) = (start(listens), start(dials));
     let (new, dmz) = match (old_half == listens, listens) {
@@ -177,22 +177,22 @@ fn a_previous_dmz_half_dials_in() {
 /// A half that is started again in the other version and back is met in what it speaks then.
 fn check_there_and_back(test: &str, changed: Half) {
     let Some(program) = program(test) else { return };
-    let place = TestFolder::with_certificates();
-    let clients = write_pair(&place, Mode::Reverse);
+    let folder = TestFolder::with_certificates();
+    let clients = write_pair(&folder, Mode::Reverse);
     let other = match changed {
         Half::Dmz => Half::Internal,
         Half::Internal => Half::Dmz,
     };
-    let stays = place.start(name(other));
+    let stays = folder.start(name(other));
     for protocol in [OURS, SOCKS, OURS] {
         let running = match protocol {
-            SOCKS => place.start_by(&program, name(changed), &format!("{}.yaml", name(changed))),
-            _ => place.start(name(changed)),
+            SOCKS => folder.start_by(&program, name(changed), &format!("{}.yaml", name(changed))),
+            _ => folder.start(name(changed)),
         };
         stays.wait(protocol, SOON, |status| uses_protocol(status, protocol));
         clients_are_carried(clients);
         let socket = format!("run/{}.sock", name(changed));
-        let stopped = crate::run(&place, &["stop", "--admin", &socket]);
+        let stopped = crate::run(&folder, &["stop", "--admin", &socket]);
         assert_eq!(stopped.code, Some(0), "{}", stopped.err);
         assert_eq!(running.ended().code(), Some(0));
     }

@@ -20,12 +20,12 @@ struct Manager {
 }
 
 impl Manager {
-    fn new(place: &TestFolder) -> Self {
-        Self::at(place, "notify")
+    fn new(folder: &TestFolder) -> Self {
+        Self::at(folder, "notify")
     }
 
-    fn at(place: &TestFolder, name: &str) -> Self {
-        let path = place.path(name);
+    fn at(folder: &TestFolder, name: &str) -> Self {
+        let path = folder.path(name);
         let socket = UnixDatagram::bind(&path).expect("a socket");
         socket.set_read_timeout(Some(Duration::from_millis(100))).expect("a timeout");
         Self { socket, variable: format!("NOTIFY_SOCKET={}", path.display()) }
@@ -58,11 +58,11 @@ fn has(messages: &[String], line: &str) -> bool {
 
 #[test]
 fn a_manager_is_notified_of_start_reload_turns_and_stop() {
-    let place = TestFolder::with_certificates();
-    place.write("one.yaml", DIRECT);
-    let manager = Manager::new(&place);
+    let folder = TestFolder::with_certificates();
+    folder.write("one.yaml", DIRECT);
+    let manager = Manager::new(&folder);
     let wrapper = ["env", &manager.variable, "WATCHDOG_USEC=2000000"];
-    let gateway = place.start_as("one", &wrapper, &["--no-ui", "--profile", "one.yaml"]);
+    let gateway = folder.start_as("one", &wrapper, &["--no-ui", "--profile", "one.yaml"]);
     let received = manager.until("READY=1");
     assert!(has(&received, "STATUS=ready; 0 sessions open"), "{received:?}");
     // The engine turns, twice and more within the watchdog's time.
@@ -77,7 +77,7 @@ fn a_manager_is_notified_of_start_reload_turns_and_stop() {
     assert!(!has(&received, "READY=1"), "it says so once, and again when it has reloaded: {received:?}");
     manager.until("READY=1");
     // A reload that is refused ends as well.
-    place.write("one.yaml", "mode: nonsense\n");
+    folder.write("one.yaml", "mode: nonsense\n");
     gateway.signal(Signal::HUP);
     manager.until("RELOADING=1");
     manager.until("READY=1");
@@ -89,16 +89,16 @@ fn a_manager_is_notified_of_start_reload_turns_and_stop() {
 /// A locked half opens no Unix socket any more, and writes to the one that it has.
 #[test]
 fn a_manager_gets_watchdog_messages_of_locked_halves_across_a_reload() {
-    let place = TestFolder::with_certificates();
-    let [of_dmz, of_internal] = ["notify-dmz", "notify-internal"].map(|name| Manager::at(&place, name));
+    let folder = TestFolder::with_certificates();
+    let [of_dmz, of_internal] = ["notify-dmz", "notify-internal"].map(|name| Manager::at(&folder, name));
     let start = |manager: &Manager, name: &str| {
         let wrapper = ["env", &manager.variable, "WATCHDOG_USEC=2000000"];
-        place.start_as(name, &wrapper, &["--no-ui", "--profile", &format!("{name}.yaml")])
+        folder.start_as(name, &wrapper, &["--no-ui", "--profile", &format!("{name}.yaml")])
     };
-    place.write("dmz.yaml", &dmz_half("127.0.0.1:0", &["echo"]));
+    folder.write("dmz.yaml", &dmz_half("127.0.0.1:0", &["echo"]));
     let dmz = start(&of_dmz, "dmz");
     let link = format!("127.0.0.1:{}", dmz.link_port());
-    place.write("internal.yaml", &internal_half(&link, &[("echo", "echo://")]));
+    folder.write("internal.yaml", &internal_half(&link, &[("echo", "echo://")]));
     let internal = start(&of_internal, "internal");
     let expect_pings = |manager: &Manager, gateway: &Gateway<'_>, half: &str| {
         manager.until("READY=1");
@@ -123,11 +123,11 @@ fn a_manager_gets_watchdog_messages_of_locked_halves_across_a_reload() {
 
 #[test]
 fn a_process_that_is_stopped_feeds_no_watchdog() {
-    let place = TestFolder::with_certificates();
-    place.write("one.yaml", DIRECT);
-    let manager = Manager::new(&place);
+    let folder = TestFolder::with_certificates();
+    folder.write("one.yaml", DIRECT);
+    let manager = Manager::new(&folder);
     let wrapper = ["env", &manager.variable, "WATCHDOG_USEC=1000000"];
-    let gateway = place.start_as("one", &wrapper, &["--no-ui", "--profile", "one.yaml"]);
+    let gateway = folder.start_as("one", &wrapper, &["--no-ui", "--profile", "one.yaml"]);
     manager.until("WATCHDOG=1");
     gateway.signal(Signal::STOP);
     while manager.next().is_some() {}
@@ -139,27 +139,27 @@ fn a_process_that_is_stopped_feeds_no_watchdog() {
 
 #[test]
 fn ready_can_wait_for_links() {
-    let place = TestFolder::with_certificates();
-    place.write("dmz.yaml", &format!("ready: links\n{}", dmz_half("127.0.0.1:0", &["echo"])));
-    let manager = Manager::new(&place);
-    let dmz = place.start_as("dmz", &["env", &manager.variable], &["--no-ui", "--profile", "dmz.yaml"]);
+    let folder = TestFolder::with_certificates();
+    folder.write("dmz.yaml", &format!("ready: links\n{}", dmz_half("127.0.0.1:0", &["echo"])));
+    let manager = Manager::new(&folder);
+    let dmz = folder.start_as("dmz", &["env", &manager.variable], &["--no-ui", "--profile", "dmz.yaml"]);
     let received = manager.until("STATUS=not ready; 0 of ");
     assert!(!has(&received, "READY=1"), "{received:?}");
     // Until then the start is given more time.
     assert!(has(&received, "EXTEND_TIMEOUT_USEC=30000000"), "{received:?}");
     let link = format!("127.0.0.1:{}", dmz.link_port());
-    place.write("internal.yaml", &internal_half(&link, &[("echo", "echo://")]));
-    let _internal = place.start("internal");
+    folder.write("internal.yaml", &internal_half(&link, &[("echo", "echo://")]));
+    let _internal = folder.start("internal");
     let received = manager.until("READY=1");
     assert!(has(&received, "STATUS=ready; "), "{received:?}");
 }
 
 #[test]
 fn a_missing_service_manager_is_logged_and_does_no_harm() {
-    let place = TestFolder::with_certificates();
-    place.write("one.yaml", DIRECT);
+    let folder = TestFolder::with_certificates();
+    folder.write("one.yaml", DIRECT);
     let wrapper = ["env", "NOTIFY_SOCKET=/nowhere/notify"];
-    let gateway = place.start_as("one", &wrapper, &["--no-ui", "--profile", "one.yaml"]);
+    let gateway = folder.start_as("one", &wrapper, &["--no-ui", "--profile", "one.yaml"]);
     let expected = "WARN NOTIFY_SOCKET /nowhere/notify: No such file";
     until("it is reported", SOON, || gateway.log().contains(expected).then_some(()));
     assert_eq!(gateway.status()["phase"], "running");

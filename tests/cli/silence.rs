@@ -16,8 +16,8 @@ use crate::{
 const STATUS: &[u8] = b"\"status\"";
 
 /// A connection to the admin socket on which this has been sent, and no more will be.
-fn half_request(place: &TestFolder, sent: &[u8]) -> UnixStream {
-    let mut admin = UnixStream::connect(place.path("run/one.sock")).expect("the socket is there");
+fn half_request(folder: &TestFolder, sent: &[u8]) -> UnixStream {
+    let mut admin = UnixStream::connect(folder.path("run/one.sock")).expect("the socket is there");
     admin.set_read_timeout(Some(SOON)).expect("a timeout is set");
     admin.write_all(sent).expect("it is sent");
     admin
@@ -33,11 +33,11 @@ fn echoes(gateway: &Gateway<'_>) {
 
 #[test]
 fn a_silent_name_server_and_half_a_request_delay_neither_others_nor_a_stop() {
-    let place = TestFolder::with_certificates();
+    let folder = TestFolder::with_certificates();
     // Whatever is asked there is never read.
     let names = UdpSocket::bind("127.0.0.1:0").expect("a free port");
     let resolver = names.local_addr().expect("its address");
-    place.write(
+    folder.write(
         "one.yaml",
         &format!(
             "mode: direct\ndrain: 300ms\nresolver: ['{resolver}']\ndmz:\n  services:\n    \
@@ -45,11 +45,11 @@ fn a_silent_name_server_and_half_a_request_delay_neither_others_nor_a_stop() {
              named: {{ accept: ['tcp://127.0.0.1:0'], connect: {{ address: 'tcp://never.example:9', each: true }} }}\n"
         ),
     );
-    let gateway = place.start("one");
+    let gateway = folder.start("one");
     let length = u32::try_from(STATUS.len()).expect("it is short").to_be_bytes();
     let half = [&length[..], &STATUS[..4]].concat();
     let halves: [&[u8]; 4] = [b"", &length[..2], &length, &half];
-    let mut admins: Vec<_> = halves.iter().cycle().take(12).map(|sent| half_request(&place, sent)).collect();
+    let mut admins: Vec<_> = halves.iter().cycle().take(12).map(|sent| half_request(&folder, sent)).collect();
     let mut waiting = Vec::<TcpStream>::new();
     for _ in 0..3 {
         waiting.push(connect(gateway.accept("named")));
@@ -57,11 +57,11 @@ fn a_silent_name_server_and_half_a_request_delay_neither_others_nor_a_stop() {
             echoes(&gateway);
         }
         for command in ["status", "reload"] {
-            let answered = run(&place, &[command, "--admin", "run/one.sock"]);
+            let answered = run(&folder, &[command, "--admin", "run/one.sock"]);
             assert_eq!(answered.code, Some(0), "{command}: {}{}", answered.out, answered.err);
         }
     }
-    let stopped = run(&place, &["stop", "--admin", "run/one.sock"]);
+    let stopped = run(&folder, &["stop", "--admin", "run/one.sock"]);
     assert!(matches!(stopped.code, Some(0 | 3)), "{}{}", stopped.out, stopped.err);
     // A client whose name was never found may have been cut by the end of `drain`.
     assert!(matches!(gateway.ended().code(), Some(0 | 3)));

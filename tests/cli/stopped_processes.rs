@@ -45,7 +45,7 @@ struct Halves<'a> {
 }
 
 impl<'a> Halves<'a> {
-    fn start(place: &'a TestFolder, mode: &str, protocol: LinkProtocol, backend: &str) -> Self {
+    fn start(folder: &'a TestFolder, mode: &str, protocol: LinkProtocol, backend: &str) -> Self {
         let scheme = if protocol == LinkProtocol::OurOwn { "socks+tls" } else { "socks" };
         let tls = |half: &str, peer: &str| match protocol {
             LinkProtocol::Socks => String::new(),
@@ -59,8 +59,8 @@ impl<'a> Halves<'a> {
                  services: {{ echo: {{ accept: ['tcp://127.0.0.1:0'] }} }}\n",
                 tls("dmz", "internal")
             );
-            place.write("dmz.yaml", &text);
-            place.start("dmz")
+            folder.write("dmz.yaml", &text);
+            folder.start("dmz")
         };
         let internal = |link: &str| {
             let text = format!(
@@ -68,8 +68,8 @@ impl<'a> Halves<'a> {
                  services: {{ echo: {{ connect: '{backend}' }} }}\n",
                 tls("internal", "dmz")
             );
-            place.write("internal.yaml", &text);
-            place.start("internal")
+            folder.write("internal.yaml", &text);
+            folder.start("internal")
         };
         let listen = format!("listen: '{scheme}://127.0.0.1:0'");
         let connect = |to: &Gateway<'_>| format!("connect: '{scheme}://127.0.0.1:{}'", to.link_port());
@@ -123,8 +123,8 @@ fn run_session(
 /// Sessions that speak at their own pace, while `half` is stopped again and again; and then for long.
 fn check(mode: &str, protocol: LinkProtocol, half: Half) {
     let case = format!("{mode}, {protocol:?}, {half:?} is stopped");
-    let place = TestFolder::with_certificates();
-    let halves = Halves::start(&place, mode, protocol, "echo://");
+    let folder = TestFolder::with_certificates();
+    let halves = Halves::start(&folder, mode, protocol, "echo://");
     let (is_over, sent) = (AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|scope| {
         let sessions = EVERY_MS.map(|every| {
@@ -193,17 +193,17 @@ fn a_gateway_that_is_stopped_for_a_while_costs_no_session() {
 /// A client and a backend that are gateways of their own between the words and the pair: each can be stopped.
 fn check_ends(mode: &str, protocol: LinkProtocol) {
     let case = format!("{mode}, {protocol:?}");
-    let place = TestFolder::with_certificates();
+    let folder = TestFolder::with_certificates();
     let relay = |name: &'static str, to: &str| {
         let service = format!("{{ accept: ['tcp://127.0.0.1:0'], connect: '{to}' }}");
-        place.write(
+        folder.write(
             &format!("{name}.yaml"),
             &format!("mode: direct\ndmz:\n  services: {{ echo: {service} }}\n"),
         );
-        place.start(name)
+        folder.start(name)
     };
     let backend = relay("backend", "echo://");
-    let halves = Halves::start(&place, mode, protocol, &format!("tcp://{}", backend.accept("echo")));
+    let halves = Halves::start(&folder, mode, protocol, &format!("tcp://{}", backend.accept("echo")));
     let client = relay("client", &format!("tcp://{}", halves.clients));
     let at = client.accept("echo");
     let (is_over, sent) = (AtomicBool::new(false), AtomicU64::new(0));

@@ -20,9 +20,9 @@ use crate::{
 
 #[test]
 fn a_gateway_that_stops_is_unready_before_its_ports_close() {
-    let place = TestFolder::with_certificates();
-    place.write("one.yaml", &format!("drain_delay: 2s\nhealth: 127.0.0.1:0\n{DIRECT}"));
-    let gateway = place.start("one");
+    let folder = TestFolder::with_certificates();
+    folder.write("one.yaml", &format!("drain_delay: 2s\nhealth: 127.0.0.1:0\n{DIRECT}"));
+    let gateway = folder.start("one");
     let (health, accept) = (port(&gateway), gateway.accept("echo"));
     let url = format!("http://{health}/readyz");
     assert_eq!(fetch(&[], &url).0, 200);
@@ -42,9 +42,9 @@ fn a_gateway_that_stops_is_unready_before_its_ports_close() {
 
 #[test]
 fn a_second_signal_waits_for_no_delay() {
-    let place = TestFolder::with_certificates();
-    place.write("one.yaml", &format!("drain_delay: 10m\n{DIRECT}"));
-    let gateway = place.start("one");
+    let folder = TestFolder::with_certificates();
+    folder.write("one.yaml", &format!("drain_delay: 10m\n{DIRECT}"));
+    let gateway = folder.start("one");
     let mut client = connect(gateway.accept("echo"));
     client.write_all(b"hello").expect("it is sent");
     client.read_exact(&mut [0; 5]).expect("it comes back");
@@ -82,16 +82,16 @@ fn answer_heads(mut stream: TcpStream) {
 
 #[test]
 fn requests_have_a_name_and_are_sent_elsewhere_while_it_drains() {
-    let place = TestFolder::with_certificates();
+    let folder = TestFolder::with_certificates();
     let (backend, front) = (head_server(), free_port());
-    place.write(
+    folder.write(
         "web.yaml",
         &format!(
             "mode: direct\ndrain_delay: 10m\ndmz:\n  services:\n    web: {{ accept: [\"http://127.0.0.1:{front}\"], \
              connect: \"http://127.0.0.1:{backend}\" }}\n"
         ),
     );
-    let gateway = place.start("web");
+    let gateway = folder.start("web");
     let url = format!("http://127.0.0.1:{front}/");
     let id = |head: &str| {
         let line = head.lines().find_map(|line| line.strip_prefix("x-request-id: "));
@@ -112,19 +112,19 @@ fn requests_have_a_name_and_are_sent_elsewhere_while_it_drains() {
 
 #[test]
 fn a_kept_connection_ends_after_the_command_drain() {
-    let place = TestFolder::with_certificates();
+    let folder = TestFolder::with_certificates();
     let backend = head_server();
-    place.write(
+    folder.write(
         "web.yaml",
         &format!(
             "mode: direct\ndmz:\n  services:\n    web: {{ accept: [\"http://127.0.0.1:0/\"], \
              connect: \"http://127.0.0.1:{backend}\" }}\n"
         ),
     );
-    let gateway = place.start("web");
+    let gateway = folder.start("web");
     let accept = gateway.status()["services"][0]["accept"][0].as_str().expect("an address").to_owned();
     let accept = accept.strip_prefix("http://").expect("its scheme").trim_end_matches('/');
-    let socket = place.path("run/web.sock").display().to_string();
+    let socket = folder.path("run/web.sock").display().to_string();
     let mut kept = connect(accept.parse().expect("an address"));
     kept.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").expect("it is sent");
     let mut reported = Vec::new();
@@ -135,7 +135,7 @@ fn a_kept_connection_ends_after_the_command_drain() {
         reported.push(byte[0]);
     }
     assert!(!String::from_utf8_lossy(&reported).to_lowercase().contains("\r\nconnection: close"));
-    assert_eq!(run(&place, &["drain", "--admin", &socket]).code, Some(0));
+    assert_eq!(run(&folder, &["drain", "--admin", &socket]).code, Some(0));
     kept.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").expect("it is sent");
     let mut reported = String::new();
     kept.read_to_string(&mut reported).expect("it ends cleanly");
@@ -143,9 +143,9 @@ fn a_kept_connection_ends_after_the_command_drain() {
 }
 
 /// Two ports whose clients have to say something before they have a session.
-fn asking_first(place: &TestFolder, [bytes, pages]: [u16; 2]) -> Gateway<'_> {
+fn asking_first(folder: &TestFolder, [bytes, pages]: [u16; 2]) -> Gateway<'_> {
     let backend = head_server();
-    place.write(
+    folder.write(
         "both.yaml",
         &format!(
             "mode: direct\ndmz:\n  services:\n    echo: {{ accept: [{{ address: \"tcp://127.0.0.1:{bytes}\", proxy: \
@@ -153,7 +153,7 @@ fn asking_first(place: &TestFolder, [bytes, pages]: [u16; 2]) -> Gateway<'_> {
              connect: \"http://127.0.0.1:{backend}\" }}\n"
         ),
     );
-    place.start("both")
+    folder.start("both")
 }
 
 /// A client at each of them that has said nothing, and is let in: others who came later have been served.
@@ -177,8 +177,8 @@ fn until_closed(ports: [u16; 2]) {
 
 #[test]
 fn a_client_accepted_before_a_stop_is_served() {
-    let (place, ports) = (TestFolder::with_certificates(), free_ports());
-    let gateway = asking_first(&place, ports);
+    let (folder, ports) = (TestFolder::with_certificates(), free_ports());
+    let gateway = asking_first(&folder, ports);
     let [bytes, mut pages] = let_in(ports);
     gateway.signal(Signal::TERM);
     until_closed(ports);
@@ -195,8 +195,8 @@ fn a_client_accepted_before_a_stop_is_served() {
 
 #[test]
 fn a_silent_client_delays_a_stop_only_to_the_limit() {
-    let (place, ports) = (TestFolder::with_certificates(), free_ports());
-    let gateway = asking_first(&place, ports);
+    let (folder, ports) = (TestFolder::with_certificates(), free_ports());
+    let gateway = asking_first(&folder, ports);
     let [_bytes, mut pages] = let_in(ports);
     gateway.signal(Signal::TERM);
     assert_eq!(pages.read(&mut [0]).expect("a clean end"), 0);
@@ -205,12 +205,12 @@ fn a_silent_client_delays_a_stop_only_to_the_limit() {
 
 #[test]
 fn the_journal_gets_priorities_and_no_time() {
-    let place = TestFolder::with_certificates();
-    place.write("one.yaml", DIRECT);
-    let log = File::create(place.path("one.log")).expect("a log").metadata().expect("its number");
+    let folder = TestFolder::with_certificates();
+    folder.write("one.yaml", DIRECT);
+    let log = File::create(folder.path("one.log")).expect("a log").metadata().expect("its number");
     let journal = format!("JOURNAL_STREAM={}:{}", log.dev(), log.ino());
     let wrapper = ["env", &journal, "NOTIFY_SOCKET=/nowhere"];
-    let gateway = place.start_as("one", &wrapper, &["--no-ui", "--profile", "one.yaml"]);
+    let gateway = folder.start_as("one", &wrapper, &["--no-ui", "--profile", "one.yaml"]);
     let lines = until("it has said something", SOON, || {
         Some(gateway.log()).filter(|log| log.contains("is in force")).filter(|log| log.contains("nowhere"))
     });
@@ -220,7 +220,7 @@ fn the_journal_gets_priorities_and_no_time() {
     }
     assert!(lines.contains("<4>NOTIFY_SOCKET") && lines.contains("<6>profile `one` is in force"), "{lines}");
     // Only a stream of that name counts.
-    let plain = place.start_as("two", &["env", "JOURNAL_STREAM=1:1"], &["--no-ui", "--profile", "one.yaml"]);
+    let plain = folder.start_as("two", &["env", "JOURNAL_STREAM=1:1"], &["--no-ui", "--profile", "one.yaml"]);
     let sent = until("it has said something", Duration::from_secs(20), || {
         Some(plain.log()).filter(|log| log.contains("is in force"))
     });
@@ -229,7 +229,7 @@ fn the_journal_gets_priorities_and_no_time() {
 
 #[test]
 fn a_client_of_an_older_tls_is_rejected_where_the_profile_says_so() {
-    let place = TestFolder::with_certificates();
+    let folder = TestFolder::with_certificates();
     let accept = |name: &str, more: &str| {
         format!(
             "    {name}: {{ accept: [{{ address: \"tls://127.0.0.1:0\", tls: {{ certificate: pki/dmz.pem, \
@@ -237,8 +237,8 @@ fn a_client_of_an_older_tls_is_rejected_where_the_profile_says_so() {
         )
     };
     let services = accept("old", "") + &accept("new", ", min_version: \"1.3\"");
-    place.write("tls.yaml", &format!("mode: direct\ndmz:\n  services:\n{services}"));
-    let gateway = place.start("tls");
+    folder.write("tls.yaml", &format!("mode: direct\ndmz:\n  services:\n{services}"));
+    let gateway = folder.start("tls");
     let accepts_version = |service: &str, version: &str| {
         let at = gateway.accept(service).to_string();
         let mut command = std::process::Command::new("openssl");

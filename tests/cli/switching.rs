@@ -100,15 +100,15 @@ fn resident_kib(gateway: &Gateway<'_>) -> u64 {
 fn switches_under_load_cut_nothing_and_leave_nothing() {
     let switches = std::env::var("PORTCULLIS_SWITCHES")
         .map_or(SWITCHES, |number| number.parse().expect("PORTCULLIS_SWITCHES is a number"));
-    let (place, ports) = (TestFolder::with_certificates(), Ports::new());
+    let (folder, ports) = (TestFolder::with_certificates(), Ports::new());
     // A short drain: it bounds a stop, never a session of a service that stays.
     let text = ports.pair("echo://").replace("mode: forward", "mode: forward\ndrain: 100ms");
-    place.write("forward.yaml", &text);
-    place.write("reverse.yaml", &text.replace("mode: forward", "mode: reverse"));
-    let gateway = place.start("forward");
+    folder.write("forward.yaml", &text);
+    folder.write("reverse.yaml", &text.replace("mode: forward", "mode: reverse"));
+    let gateway = folder.start("forward");
     gateway.wait_healthy();
     let switch = |to: &str| {
-        let output = run(&place, &["switch", &format!("{to}.yaml"), "--admin", "run/forward.sock"]);
+        let output = run(&folder, &["switch", &format!("{to}.yaml"), "--admin", "run/forward.sock"]);
         assert_eq!(output.code, Some(0), "{}\n{}", output.err, gateway.log());
     };
     let back_and_forth = |load: &Load, count: usize| {

@@ -58,17 +58,17 @@ fn refused(dmz: &Gateway<'_>, service: &str) -> u64 {
 
 #[test]
 fn a_killed_internal_gateway_costs_a_client_no_more_than_the_session_that_it_carried() {
-    let place = TestFolder::with_certificates();
+    let folder = TestFolder::with_certificates();
     let backend = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let to = format!("tcp://{}", backend.local_addr().expect("it is bound"));
     // It serves until this process ends.
     thread::spawn(move || send_banner(&backend));
-    place.write("dmz.yaml", &dmz_half("127.0.0.1:0", &["greets", "echo"]));
-    let dmz = place.start("dmz");
+    folder.write("dmz.yaml", &dmz_half("127.0.0.1:0", &["greets", "echo"]));
+    let dmz = folder.start("dmz");
     let link = format!("127.0.0.1:{}", dmz.link_port());
     let services = [("greets", &*to), ("echo", "echo://")];
     ["first", "second"].iter().for_each(|name| {
-        place.write(&format!("{name}.yaml"), &internal_half(&link, &services));
+        folder.write(&format!("{name}.yaml"), &internal_half(&link, &services));
     });
     let ready = |status: &Value, count: usize| {
         let rows = status["pools"].as_array().map_or(&[][..], Vec::as_slice);
@@ -76,7 +76,7 @@ fn a_killed_internal_gateway_costs_a_client_no_more_than_the_session_that_it_car
     };
     let (greets, echo) = (dmz.accept("greets"), dmz.accept("echo"));
     for round in 0..4 {
-        let gateways = ["first", "second"].map(|name| place.start(name));
+        let gateways = ["first", "second"].map(|name| folder.start(name));
         dmz.wait("both are there", SOON, |status| ready(status, 2));
         let [goes, _stays] =
             if round % 2 == 0 { [&gateways[0], &gateways[1]] } else { [&gateways[1], &gateways[0]] };

@@ -39,17 +39,17 @@ fn instance(gateway: &Gateway<'_>) -> String {
 /// Both stand beside one another for a moment only before one of them is killed.
 #[test]
 fn of_two_gateways_of_one_name_either_is_missed_until_it_is_back() {
-    let place = TestFolder::with_certificates();
-    place.write("dmz.yaml", &dmz_half("127.0.0.1:0", &["echo"]));
-    let dmz = place.start("dmz");
+    let folder = TestFolder::with_certificates();
+    folder.write("dmz.yaml", &dmz_half("127.0.0.1:0", &["echo"]));
+    let dmz = folder.start("dmz");
     let link = format!("127.0.0.1:{}", dmz.link_port());
     for name in ["first", "second"] {
-        place.write(&format!("{name}.yaml"), &internal_half(&link, &[("echo", "echo://")]));
+        folder.write(&format!("{name}.yaml"), &internal_half(&link, &[("echo", "echo://")]));
     }
     let both =
         |status: &Value| instances(status)[0].len() == 2 && rows(status).len() == 2 && !is_missed(status);
     for killed in ["first", "second"] {
-        let (first, second) = (place.start("first"), place.start("second"));
+        let (first, second) = (folder.start("first"), folder.start("second"));
         dmz.wait("both are there", SOON, both);
         let (goes, stays) = if killed == "first" { (&first, &second) } else { (&second, &first) };
         let [gone, left] = [goes, stays].map(instance);
@@ -60,7 +60,7 @@ fn of_two_gateways_of_one_name_either_is_missed_until_it_is_back() {
         // What is over before the next check is not an event.
         until("it is reported", SOON, || dmz.log().contains("internal at 127.0.0.1: lost").then_some(()));
         // After a restart it is another process, and replaces the lost one.
-        let again = place.start(killed);
+        let again = folder.start(killed);
         let seen = dmz.wait("it is back", SOON, both);
         assert!(!instances(&seen)[0].contains(&&*gone), "{killed}: {seen:#}");
         for gateway in [&first, &second, &again] {
@@ -97,7 +97,7 @@ fn start_balancer(to: [u16; 2]) -> u16 {
 
 #[test]
 fn of_two_gateways_behind_one_dialled_address_one_that_goes_is_reported() {
-    let place = TestFolder::with_certificates();
+    let folder = TestFolder::with_certificates();
     let tls = |half: &str, peer: &str| {
         format!(
             "tls: {{ certificate: pki/{half}.pem, key: pki/{half}.key, ca: pki/ca.pem, peers: [{peer}] }}"
@@ -114,8 +114,8 @@ fn of_two_gateways_behind_one_dialled_address_one_that_goes_is_reported() {
         };
         let [first, second] = ["first", "second"].map(|name| {
             let name = format!("{mode}-{name}");
-            place.write(&format!("{name}.yaml"), &listening);
-            place.start(&name)
+            folder.write(&format!("{name}.yaml"), &listening);
+            folder.start(&name)
         });
         let at = format!("127.0.0.1:{}", start_balancer([&first, &second].map(Gateway::link_port)));
         let dialling = match mode {
@@ -125,8 +125,8 @@ fn of_two_gateways_behind_one_dialled_address_one_that_goes_is_reported() {
                  echo: {{ accept: 'tcp://127.0.0.1:0' }} }}\n"
             ),
         };
-        place.write(&format!("{mode}-dials.yaml"), &dialling);
-        let dials = place.start(&format!("{mode}-dials"));
+        folder.write(&format!("{mode}-dials.yaml"), &dialling);
+        let dials = folder.start(&format!("{mode}-dials"));
         let announced = "2 gateways answer there, each with a row of its own";
         until("both are seen", 2 * SOON, || dials.log().contains(announced).then_some(()));
         let [gone, left] = [&first, &second].map(instance);

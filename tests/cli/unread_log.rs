@@ -19,13 +19,13 @@ use crate::{
 const FILTER: &str = "mio=trace";
 const CLIENTS_AT_ONCE: usize = 4;
 
-fn start(place: &TestFolder) -> (Gateway<'_>, PipeReader) {
-    place.write("one.yaml", DIRECT);
-    place.write("one.log", "standard error is a pipe");
+fn start(folder: &TestFolder) -> (Gateway<'_>, PipeReader) {
+    folder.write("one.yaml", DIRECT);
+    folder.write("one.log", "standard error is a pipe");
     let (reader, writer) = pipe().expect("a pipe");
-    let mut command = place.command(&["--no-ui", "--profile", "one.yaml"]);
+    let mut command = folder.command(&["--no-ui", "--profile", "one.yaml"]);
     command.env("PORTCULLIS_LOG", FILTER);
-    (place.start_logging("one", command, writer.into()), reader)
+    (folder.start_logging("one", command, writer.into()), reader)
 }
 
 /// Sessions, one after the other, until lines are lost.
@@ -57,8 +57,8 @@ fn lost_line_count(line: &str) -> Option<u64> {
 
 #[test]
 fn an_unread_log_loses_lines_and_delays_nothing() {
-    let place = TestFolder::with_certificates();
-    let (gateway, reader) = start(&place);
+    let folder = TestFolder::with_certificates();
+    let (gateway, reader) = start(&folder);
     let before = flood(&gateway);
     let status = gateway.status();
     assert_eq!(status["log_trouble"], "standard error is read too slowly");
@@ -86,8 +86,8 @@ fn an_unread_log_loses_lines_and_delays_nothing() {
 
 #[test]
 fn a_gateway_that_ends_reports_its_lost_lines() {
-    let place = TestFolder::with_certificates();
-    let (gateway, mut reader) = start(&place);
+    let folder = TestFolder::with_certificates();
+    let (gateway, mut reader) = start(&folder);
     flood(&gateway);
     let lost = lost(&gateway).expect("a count");
     gateway.signal(Signal::TERM);
@@ -100,8 +100,8 @@ fn a_gateway_that_ends_reports_its_lost_lines() {
 
 #[test]
 fn a_gateway_whose_log_nobody_reads_ends_in_time() {
-    let place = TestFolder::with_certificates();
-    let (gateway, _reader) = start(&place);
+    let folder = TestFolder::with_certificates();
+    let (gateway, _reader) = start(&folder);
     flood(&gateway);
     gateway.signal(Signal::TERM);
     assert_eq!(gateway.ended().code(), Some(0));

@@ -36,7 +36,7 @@ fn documented() -> Vec<String> {
 
 /// Does what the next documented line says, which has to be a `kind` of line.
 struct Steps<'a> {
-    place: &'a TestFolder,
+    folder: &'a TestFolder,
     lines: std::vec::IntoIter<String>,
 }
 
@@ -50,7 +50,7 @@ impl<'a> Steps<'a> {
     fn command(&mut self, kind: &str) -> Child {
         let words = self.next(kind);
         let words: Vec<_> = words.iter().map(String::as_str).collect();
-        self.place.command(&words).stdout(Stdio::null()).spawn().expect("it starts")
+        self.folder.command(&words).stdout(Stdio::null()).spawn().expect("it starts")
     }
 
     fn run(&mut self, kind: &str) {
@@ -64,14 +64,14 @@ impl<'a> Steps<'a> {
         let socket = words.drain(admin..admin + 2).nth(1).expect("a path");
         let name = socket.trim_start_matches("run/").trim_end_matches(".sock").to_owned();
         let words: Vec<_> = words.iter().map(String::as_str).collect();
-        self.place.start_as(&name, &[], &words)
+        self.folder.start_as(&name, &[], &words)
     }
 
     fn until_ready(&mut self) {
         let words = self.next("status --ready");
         let words: Vec<_> = words.iter().map(String::as_str).collect();
         until("it is ready", SOON, || {
-            self.place.command(&words).output().expect("it runs").status.success().then_some(())
+            self.folder.command(&words).output().expect("it runs").status.success().then_some(())
         });
     }
 }
@@ -173,10 +173,10 @@ impl LongSession {
     }
 }
 
-fn dmz(place: &TestFolder, name: &str) -> (SocketAddr, String) {
+fn dmz(folder: &TestFolder, name: &str) -> (SocketAddr, String) {
     let [accept, link] = free_ports().map(|port| format!("127.0.0.1:{port}"));
     let text = dmz_half(&link, &["echo"]).replace("tcp://127.0.0.1:0", &format!("tcp://{accept}"));
-    place.write(&format!("{name}.yaml"), &format!("{text}drain: 50ms\n"));
+    folder.write(&format!("{name}.yaml"), &format!("{text}drain: 50ms\n"));
     (accept.parse().expect("an address"), link)
 }
 
@@ -221,8 +221,8 @@ fn expect_protocol(internal: &Gateway, link: &str, protocol: &str) {
 
 /// How many clients the previous version's inside refused that came in the moment of its drain: this version
 /// takes them to another link, and what runs already cannot be changed.
-fn refused_at_drain(place: &TestFolder) -> usize {
-    let log = fs::read_to_string(place.path("old.log")).expect("the log of the old one");
+fn refused_at_drain(folder: &TestFolder) -> usize {
+    let log = fs::read_to_string(folder.path("old.log")).expect("the log of the old one");
     log.lines()
         .filter(|line| line.contains(r#"end="OA""#) && line.contains("the service is draining"))
         .count()
@@ -230,27 +230,27 @@ fn refused_at_drain(place: &TestFolder) -> usize {
 
 /// Walks the section from `start`'s version to this build.
 fn run_documented_upgrade<'a>(
-    place: &'a TestFolder,
+    folder: &'a TestFolder,
     start: impl Fn(&str, &str) -> Gateway<'a>,
     between: &str,
 ) {
-    let ((first, one), (second, two)) = (dmz(place, "dmz-1"), dmz(place, "dmz-2"));
+    let ((first, one), (second, two)) = (dmz(folder, "dmz-1"), dmz(folder, "dmz-2"));
     let both = format!("{one}\", \"socks+tls://{two}");
     let text = internal_half(&both, &[("echo", "echo://")]).replace("connect: \"socks", "connect: [\"socks");
-    place.write(
+    folder.write(
         "internal.yaml",
         &format!("{}drain: 50ms\n", text.replace(&format!("{two}\""), &format!("{two}\"]"))),
     );
     let (dmz_1, dmz_2) = (start("dmz-1", "dmz-1.yaml"), start("dmz-2", "dmz-2.yaml"));
     let old = start("old", "internal.yaml");
     [&old, &dmz_1, &dmz_2].into_iter().for_each(|gateway| drop(gateway.wait_healthy()));
-    let mut steps = Steps { place, lines: documented().into_iter() };
+    let mut steps = Steps { folder, lines: documented().into_iter() };
     let clients = Clients::start(&[first, second]);
     let session = LongSession::open(first);
 
     // Sessions get the time they need.
     for name in ["dmz-1", "dmz-2", "internal"] {
-        let file = place.path(&format!("{name}.yaml"));
+        let file = folder.path(&format!("{name}.yaml"));
         let text = fs::read_to_string(&file).expect("a profile").replace("drain: 50ms", "drain: 1h");
         fs::write(&file, text).expect("it is written");
     }
@@ -268,7 +268,7 @@ fn run_documented_upgrade<'a>(
     let _dmz_2 = upgrade_dmz(&mut steps, &clients, dmz_2, second);
     expect_protocol(&new, &two, OURS);
     let failures = clients.failures();
-    let refused = if between == OURS { 0 } else { refused_at_drain(place) };
+    let refused = if between == OURS { 0 } else { refused_at_drain(folder) };
     assert!(failures.len() <= refused, "{refused} were refused, and these failed: {failures:?}");
     assert_eq!(steps.lines.as_slice(), [""; 0], "documented, and not walked");
     new.wait_healthy();
@@ -276,10 +276,10 @@ fn run_documented_upgrade<'a>(
 
 #[test]
 fn a_pair_is_upgraded_without_a_cut_session() {
-    let place = TestFolder::with_certificates();
+    let folder = TestFolder::with_certificates();
     run_documented_upgrade(
-        &place,
-        |name, profile| place.start_as(name, &[], &["--no-ui", "--profile", profile]),
+        &folder,
+        |name, profile| folder.start_as(name, &[], &["--no-ui", "--profile", profile]),
         OURS,
     );
 }
@@ -287,6 +287,6 @@ fn a_pair_is_upgraded_without_a_cut_session() {
 #[test]
 fn a_pair_is_upgraded_from_the_previous_version() {
     let Some(program) = previous::program("a_pair_is_upgraded_from_the_previous_version") else { return };
-    let place = TestFolder::with_certificates();
-    run_documented_upgrade(&place, |name, profile| place.start_by(&program, name, profile), SOCKS);
+    let folder = TestFolder::with_certificates();
+    run_documented_upgrade(&folder, |name, profile| folder.start_by(&program, name, profile), SOCKS);
 }

@@ -75,8 +75,8 @@ fn report(sent: &CommandOutput) -> Value {
     report
 }
 
-pub fn verify(place: &TestFolder, profile: &str) -> Value {
-    report(&run(place, &["verify", "--json", "--profile", profile]))
+pub fn verify(folder: &TestFolder, profile: &str) -> Value {
+    report(&run(folder, &["verify", "--json", "--profile", profile]))
 }
 
 /// `profile pass, basic fail, ...`
@@ -98,11 +98,11 @@ pub fn step<'a>(report: &'a Value, name: &str) -> (&'a str, &'a str) {
 
 #[test]
 fn a_good_pair_passes_every_step_and_leaves_nothing_behind() {
-    let (place, ports) = (TestFolder::with_certificates(), Ports::new());
+    let (folder, ports) = (TestFolder::with_certificates(), Ports::new());
     let backend = TcpListener::bind("127.0.0.1:0").expect("a backend");
     let address = format!("tcp://{}", backend.local_addr().expect("its address"));
-    place.write("pair.yaml", &ports.pair(&address));
-    let report = verify(&place, "pair.yaml");
+    folder.write("pair.yaml", &ports.pair(&address));
+    let report = verify(&folder, "pair.yaml");
     assert_eq!(
         results(&report),
         "profile pass, basic pass, forward pass, reverse pass, closed pass",
@@ -135,29 +135,31 @@ fn a_good_pair_passes_every_step_and_leaves_nothing_behind() {
     for port in [ports.clients, ports.dmz_link, ports.internal_link] {
         TcpListener::bind(("127.0.0.1", port)).expect("the port is free again");
     }
-    let left: Vec<_> = std::fs::read_dir(place.path("run/portcullis")).expect("a folder").flatten().collect();
+    let left: Vec<_> =
+        std::fs::read_dir(folder.path("run/portcullis")).expect("a folder").flatten().collect();
     assert!(left.is_empty(), "{left:?}");
 }
 
 /// Starts the gateway of `NAME.yaml` with its socket where a gateway without `--admin` has it.
-fn start_unnamed<'a>(place: &'a TestFolder, name: &str) -> Gateway<'a> {
+fn start_unnamed<'a>(folder: &'a TestFolder, name: &str) -> Gateway<'a> {
     // Where a gateway without `--admin` has its socket.
-    std::fs::create_dir(place.path("portcullis")).expect("a folder for the log");
-    std::fs::create_dir(place.path("run/portcullis")).expect("a folder");
-    std::fs::set_permissions(place.path("run/portcullis"), PermissionsExt::from_mode(0o700)).expect("a mode");
+    std::fs::create_dir(folder.path("portcullis")).expect("a folder for the log");
+    std::fs::create_dir(folder.path("run/portcullis")).expect("a folder");
+    std::fs::set_permissions(folder.path("run/portcullis"), PermissionsExt::from_mode(0o700))
+        .expect("a mode");
     let profile = format!("{name}.yaml");
-    let gateway = place.start_as(&format!("portcullis/{name}"), &[], &["--no-ui", "--profile", &profile]);
+    let gateway = folder.start_as(&format!("portcullis/{name}"), &[], &["--no-ui", "--profile", &profile]);
     gateway.wait_healthy();
     gateway
 }
 
 #[test]
 fn a_gateway_in_forward_mode_tries_reverse_beside_it_and_stays_as_it_was() {
-    let (place, ports) = (TestFolder::with_certificates(), Ports::new());
-    place.write("pair.yaml", &ports.pair("echo://"));
-    let gateway = start_unnamed(&place, "pair");
+    let (folder, ports) = (TestFolder::with_certificates(), Ports::new());
+    folder.write("pair.yaml", &ports.pair("echo://"));
+    let gateway = start_unnamed(&folder, "pair");
     let before = gateway.status();
-    let report = verify(&place, "pair.yaml");
+    let report = verify(&folder, "pair.yaml");
     assert_eq!(
         results(&report),
         "profile pass, basic pass, forward pass, reverse pass, closed skip",
@@ -181,21 +183,21 @@ fn a_gateway_in_forward_mode_tries_reverse_beside_it_and_stays_as_it_was() {
 /// The port for monitors, the logs, the audit and the locks are those of the gateway that serves.
 #[test]
 fn halves_of_its_own_open_no_health_port_and_write_no_file() {
-    let (place, ports) = (TestFolder::with_certificates(), Ports::new());
+    let (folder, ports) = (TestFolder::with_certificates(), Ports::new());
     // Whoever opened it would find it taken.
     let health = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let keys = format!(
         "health: {}\nlog: gate.json\naccess_log: access.json\naudit: audit.jsonl\n",
         health.local_addr().expect("its address")
     );
-    place.write("pair.yaml", &format!("{keys}{}", ports.pair("echo://")));
-    let manager = UnixDatagram::bind(place.path("notify")).expect("a socket");
+    folder.write("pair.yaml", &format!("{keys}{}", ports.pair("echo://")));
+    let manager = UnixDatagram::bind(folder.path("notify")).expect("a socket");
     manager.set_nonblocking(true).expect("it does not wait");
     let reported =
-        ["NOTIFY_SOCKET", "LISTEN_FDNAMES"].map(|name| format!("{name}={}", place.path("notify").display()));
+        ["NOTIFY_SOCKET", "LISTEN_FDNAMES"].map(|name| format!("{name}={}", folder.path("notify").display()));
     let wrapper = ["env", &reported[0], &reported[1], "WATCHDOG_USEC=100000", "LISTEN_FDS=1", "LISTEN_PID=1"];
     let line = ["verify", "--json", "--profile", "pair.yaml"];
-    let sent = crate::output_of(place.wrapped(&wrapper, &line).output().expect("it runs"));
+    let sent = crate::output_of(folder.wrapped(&wrapper, &line).output().expect("it runs"));
     assert_eq!(
         results(&report(&sent)),
         "profile pass, basic pass, forward pass, reverse pass, closed pass",
@@ -203,7 +205,7 @@ fn halves_of_its_own_open_no_health_port_and_write_no_file() {
         sent.out
     );
     for file in ["gate.json", "access.json", "audit.jsonl", "state"] {
-        assert!(!place.path(file).exists(), "{file}");
+        assert!(!folder.path(file).exists(), "{file}");
     }
     // Nor does one of them speak for this command to the service manager.
     let error = manager.recv(&mut [0; 64]).expect_err("nothing was reported");
@@ -212,10 +214,10 @@ fn halves_of_its_own_open_no_health_port_and_write_no_file() {
 
 #[test]
 fn a_running_gateway_verifies_itself_and_counts_no_probe() {
-    let (place, ports) = (TestFolder::with_certificates(), Ports::new());
-    place.write("pair.yaml", &ports.pair("echo://").replace("mode: forward", "mode: reverse"));
-    let gateway = start_unnamed(&place, "pair");
-    let report = verify(&place, "pair.yaml");
+    let (folder, ports) = (TestFolder::with_certificates(), Ports::new());
+    folder.write("pair.yaml", &ports.pair("echo://").replace("mode: forward", "mode: reverse"));
+    let gateway = start_unnamed(&folder, "pair");
+    let report = verify(&folder, "pair.yaml");
     assert_eq!(
         results(&report),
         "profile pass, basic pass, forward skip, reverse pass, closed pass",
@@ -239,28 +241,28 @@ fn a_running_gateway_verifies_itself_and_counts_no_probe() {
 
 #[test]
 fn a_gateway_that_is_named_and_has_never_come_is_missed() {
-    let (place, ports) = (TestFolder::with_certificates(), Ports::new());
+    let (folder, ports) = (TestFolder::with_certificates(), Ports::new());
     let pair = ports.pair("echo://").replace("mode: forward", "mode: reverse");
-    place.write("pair.yaml", &pair.replace("peers: [internal]", "peers: [internal, spare]"));
-    let _gateway = start_unnamed(&place, "pair");
-    let report = verify(&place, "pair.yaml");
+    folder.write("pair.yaml", &pair.replace("peers: [internal]", "peers: [internal, spare]"));
+    let _gateway = start_unnamed(&folder, "pair");
+    let report = verify(&folder, "pair.yaml");
     let (seen, _) = step(&report, "reverse");
     assert!(seen.contains("internal") && seen.contains("no link from spare"), "{report:#}");
 }
 
 #[test]
 fn a_backend_that_is_the_own_port_of_a_running_gateway_fails_and_opens_no_session() {
-    let (place, ports) = (TestFolder::with_certificates(), Ports::new());
+    let (folder, ports) = (TestFolder::with_certificates(), Ports::new());
     // By a name, which the profile's check takes for another host.
-    place.write(
+    folder.write(
         "loop.yaml",
         &format!(
             "mode: direct\ndmz: {{ services: {{ web: {{ accept: 'tcp://127.0.0.1:{at}', connect: 'tcp://localhost:{at}' }} }} }}\n",
             at = ports.clients
         ),
     );
-    let gateway = start_unnamed(&place, "loop");
-    let report = verify(&place, "loop.yaml");
+    let gateway = start_unnamed(&folder, "loop");
+    let report = verify(&folder, "loop.yaml");
     assert!(results(&report).starts_with("profile pass, basic fail, "), "{report:#}");
     assert!(
         step(&report, "basic").0.contains("it leads back to the clients of its own service"),
@@ -272,11 +274,11 @@ fn a_backend_that_is_the_own_port_of_a_running_gateway_fails_and_opens_no_sessio
 
 #[test]
 fn a_backend_that_is_down_is_named() {
-    let (place, ports) = (TestFolder::with_certificates(), Ports::new());
+    let (folder, ports) = (TestFolder::with_certificates(), Ports::new());
     let (_socket, port) = reserved();
     let nobody = format!("127.0.0.1:{port}");
-    place.write("pair.yaml", &ports.pair(&format!("tcp://{nobody}")));
-    let report = verify(&place, "pair.yaml");
+    folder.write("pair.yaml", &ports.pair(&format!("tcp://{nobody}")));
+    let report = verify(&folder, "pair.yaml");
     assert_eq!(
         results(&report),
         "profile pass, basic fail, forward fail, reverse fail, closed pass",
@@ -291,7 +293,7 @@ fn a_backend_that_is_down_is_named() {
 
 #[test]
 fn a_wrong_name_in_peers_is_named_whichever_half_has_it() {
-    let place = TestFolder::with_certificates();
+    let folder = TestFolder::with_certificates();
     for wrong in ["dmz", "internal"] {
         let ports = Ports::new();
         let (dmz_tls, internal_tls) = match wrong {
@@ -300,8 +302,8 @@ fn a_wrong_name_in_peers_is_named_whichever_half_has_it() {
         };
         let text =
             format!("mode: reverse\n{}{}", ports.dmz(&dmz_tls), ports.internal(&internal_tls, "echo://"));
-        place.write("pair.yaml", &text);
-        let report = verify(&place, "pair.yaml");
+        folder.write("pair.yaml", &text);
+        let report = verify(&folder, "pair.yaml");
         assert_eq!(
             results(&report),
             "profile pass, basic pass, forward fail, reverse fail, closed pass",
@@ -320,10 +322,10 @@ fn a_wrong_name_in_peers_is_named_whichever_half_has_it() {
 
 #[test]
 fn a_single_half_verifies_its_part_and_explains_its_skips() {
-    let (place, ports) = (TestFolder::with_certificates(), Ports::new());
-    place.write("outside.yaml", &format!("mode: reverse\n{}", ports.dmz(DMZ_TLS)));
-    place.write("inside.yaml", &format!("mode: reverse\n{}", ports.internal(INTERNAL_TLS, "echo://")));
-    let outside = verify(&place, "outside.yaml");
+    let (folder, ports) = (TestFolder::with_certificates(), Ports::new());
+    folder.write("outside.yaml", &format!("mode: reverse\n{}", ports.dmz(DMZ_TLS)));
+    folder.write("inside.yaml", &format!("mode: reverse\n{}", ports.internal(INTERNAL_TLS, "echo://")));
+    let outside = verify(&folder, "outside.yaml");
     assert_eq!(
         results(&outside),
         "profile pass, basic skip, forward skip, reverse fail, closed skip",
@@ -331,8 +333,8 @@ fn a_single_half_verifies_its_part_and_explains_its_skips() {
     );
     assert!(step(&outside, "forward").0.contains("connection refused"), "{outside:#}");
     assert!(step(&outside, "reverse").0.contains("no internal gateway has dialled in"), "{outside:#}");
-    let dmz = place.start("outside");
-    let inside = verify(&place, "inside.yaml");
+    let dmz = folder.start("outside");
+    let inside = verify(&folder, "inside.yaml");
     assert_eq!(
         results(&inside),
         "profile pass, basic pass, forward skip, reverse pass, closed pass",
@@ -347,12 +349,12 @@ fn a_single_half_verifies_its_part_and_explains_its_skips() {
 
 #[test]
 fn an_internal_half_that_listens_is_caught() {
-    let (place, ports) = (TestFolder::with_certificates(), Ports::new());
-    place.write("pair.yaml", &ports.pair("echo://"));
+    let (folder, ports) = (TestFolder::with_certificates(), Ports::new());
+    folder.write("pair.yaml", &ports.pair("echo://"));
     // Whoever starts it hands on a socket that listens.
     let script = "import os, socket, sys\ns = socket.create_server(('127.0.0.1', 0))\nos.set_inheritable(s.fileno(), True)\nos.execv(sys.argv[1], sys.argv[1:])";
     let mut command =
-        place.wrapped(&["python3", "-c", script], &["verify", "--json", "--profile", "pair.yaml"]);
+        folder.wrapped(&["python3", "-c", script], &["verify", "--json", "--profile", "pair.yaml"]);
     let report = report(&crate::output_of(command.output().expect("python3 runs")));
     assert_eq!(
         results(&report),
@@ -366,10 +368,10 @@ fn an_internal_half_that_listens_is_caught() {
 
 #[test]
 fn a_port_that_another_program_holds_is_named_with_it() {
-    let (place, ports) = (TestFolder::with_certificates(), Ports::new());
-    place.write("pair.yaml", &ports.pair("echo://"));
+    let (folder, ports) = (TestFolder::with_certificates(), Ports::new());
+    folder.write("pair.yaml", &ports.pair("echo://"));
     let _holder = TcpListener::bind(("127.0.0.1", ports.internal_link)).expect("the port is free");
-    let report = verify(&place, "pair.yaml");
+    let report = verify(&folder, "pair.yaml");
     assert_eq!(
         results(&report),
         "profile pass, basic pass, forward fail, reverse pass, closed fail",
@@ -384,9 +386,9 @@ fn a_port_that_another_program_holds_is_named_with_it() {
 
 #[test]
 fn a_profile_that_does_not_read_fails_the_first_step() {
-    let place = TestFolder::with_certificates();
-    place.write("bad.yaml", "mode: sideways\n");
-    let report = verify(&place, "bad.yaml");
+    let folder = TestFolder::with_certificates();
+    folder.write("bad.yaml", "mode: sideways\n");
+    let report = verify(&folder, "bad.yaml");
     assert_eq!(
         results(&report),
         "profile fail, basic skip, forward skip, reverse skip, closed skip",
@@ -397,16 +399,16 @@ fn a_profile_that_does_not_read_fails_the_first_step() {
 
 #[test]
 fn a_certificate_out_of_date_and_a_clock_that_is_wrong_are_distinguished() {
-    let (place, ports) = (TestFolder::with_certificates(), Ports::new());
-    place.write("pair.yaml", &ports.pair("echo://"));
+    let (folder, ports) = (TestFolder::with_certificates(), Ports::new());
+    folder.write("pair.yaml", &ports.pair("echo://"));
     for (days, words, what_to_do) in [
         ((-10, -1), "its certificate expired on ", "make a new one"),
         ((300, 600), "its certificate is not valid yet, from ", "set the clock of this host right"),
     ] {
-        let (certificate, key) = issued(&place, "internal", days.0, days.1);
-        place.write("pki/internal.pem", &certificate);
-        place.write("pki/internal.key", &key);
-        let report = verify(&place, "pair.yaml");
+        let (certificate, key) = issued(&folder, "internal", days.0, days.1);
+        folder.write("pki/internal.pem", &certificate);
+        folder.write("pki/internal.key", &key);
+        let report = verify(&folder, "pair.yaml");
         assert_eq!(
             results(&report),
             "profile fail, basic skip, forward skip, reverse skip, closed skip",
@@ -422,7 +424,7 @@ fn a_certificate_out_of_date_and_a_clock_that_is_wrong_are_distinguished() {
 /// A probe goes through the TLS of a door, and past proxies and requests.
 #[test]
 fn probes_pass_ports_with_tls_websockets_or_the_proxy_protocol() {
-    let place = TestFolder::with_certificates();
+    let folder = TestFolder::with_certificates();
     for options in [
         "{ address: 'tls://127.0.0.1:PORT', tls: { certificate: pki/dmz.pem, key: pki/dmz.key } }",
         "{ address: 'tcp://127.0.0.1:PORT', proxy: { from: ['192.0.2.0/24'] } }",
@@ -431,8 +433,8 @@ fn probes_pass_ports_with_tls_websockets_or_the_proxy_protocol() {
         let ports = Ports::new();
         let plain = format!("'tcp://127.0.0.1:{}'", ports.clients);
         let accept = options.replace("PORT", &ports.clients.to_string());
-        place.write("pair.yaml", &ports.pair("echo://").replace(&plain, &accept));
-        let report = verify(&place, "pair.yaml");
+        folder.write("pair.yaml", &ports.pair("echo://").replace(&plain, &accept));
+        let report = verify(&folder, "pair.yaml");
         assert_eq!(
             results(&report),
             "profile pass, basic pass, forward pass, reverse pass, closed pass",

@@ -168,10 +168,10 @@ async fn a_pool_reports_its_links_and_its_clients_waits() {
 
 #[tokio::test]
 async fn profiles_are_reported_with_the_lines_of_their_problems() {
-    let place = TestFolder::new();
+    let folder = TestFolder::new();
     let direct = Plan::new(Mode::Direct, "echo://").direct();
-    place.profile("broken", "mode: direct\ndmz:\n  services:\n    web: { accpet: [] }\n");
-    let gateway = place.start("good", &direct);
+    folder.profile("broken", "mode: direct\ndmz:\n  services:\n    web: { accpet: [] }\n");
+    let gateway = folder.start("good", &direct);
     let CommandAnswer::Profiles(profiles) = gateway.handle.send_and_wait(Command::Profiles).await else {
         panic!("no profiles")
     };

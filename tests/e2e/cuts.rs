@@ -149,17 +149,17 @@ fn www() -> TestFolder {
 #[tokio::test]
 async fn an_answer_in_tls_arrives_without_close_notify() {
     for (mode, is_plain) in PATHS {
-        let (backend, place) = (Backend::new().await, www());
+        let (backend, folder) = (Backend::new().await, www());
         let connect = format!(
             "{{ address: 'tls://{}', tls: {{ ca: pki/ca.pem, name: www }} }}",
             backend.listener.local_addr().unwrap()
         );
         let config = ServerConfig::builder()
             .with_no_client_auth()
-            .with_single_cert(chain(&place, "www.pem"), key(&place, "www.key"))
+            .with_single_cert(chain(&folder, "www.pem"), key(&folder, "www.key"))
             .unwrap();
         let acceptor = TlsAcceptor::from(Arc::new(config));
-        let pair = Plan { is_plain, ..Plan::new(mode, &connect) }.start_in(place).await;
+        let pair = Plan { is_plain, ..Plan::new(mode, &connect) }.start_in(folder).await;
         for number in 0..TIMES {
             let mut client = pair.client().await;
             send(&mut client, b"?").await;
@@ -182,7 +182,7 @@ async fn a_request_in_tls_arrives_without_close_notify() {
         let at = backend.address();
         let pair = Plan { is_plain, accept: ACCEPT, ..Plan::new(mode, &at) }.start_in(www()).await;
         let config = ClientConfig::builder_with_protocol_versions(&[&TLS12])
-            .with_root_certificates(roots(&pair.place))
+            .with_root_certificates(roots(&pair.folder))
             .with_no_client_auth();
         let connector = TlsConnector::from(Arc::new(config));
         for number in 0..TIMES {

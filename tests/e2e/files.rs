@@ -24,10 +24,10 @@ fn becomes_a_pipe(path: &Path) {
     mknodat(CWD, path, FileType::Fifo, Bits::from_raw_mode(0o600), 0).unwrap();
 }
 
-fn start(place: &TestFolder) -> Gateway {
-    ListMaker::new(place).issue();
+fn start(folder: &TestFolder) -> Gateway {
+    ListMaker::new(folder).issue();
     let listed = DMZ_TLS.replace(" }", ", revoked: [pki/crl.pem] }");
-    place.start("dmz", &Plan::new(Mode::Reverse, "").dmz(LISTEN).replace(DMZ_TLS, &listed))
+    folder.start("dmz", &Plan::new(Mode::Reverse, "").dmz(LISTEN).replace(DMZ_TLS, &listed))
 }
 
 /// An answer, from an engine that is not held up.
@@ -38,10 +38,10 @@ async fn ask(gateway: &Gateway, command: Command) -> CommandAnswer {
 #[tokio::test]
 async fn a_pipe_in_place_of_a_file_is_refused_and_blocks_nothing() {
     for file in ["dmz.yaml", "pki/dmz.pem", "pki/dmz.key", "pki/ca.pem", "pki/crl.pem"] {
-        let place = TestFolder::new();
-        let gateway = start(&place);
-        becomes_a_pipe(&place.path(file));
-        let profile = place.path("dmz.yaml").to_str().unwrap().to_owned();
+        let folder = TestFolder::new();
+        let gateway = start(&folder);
+        becomes_a_pipe(&folder.path(file));
+        let profile = folder.path("dmz.yaml").to_str().unwrap().to_owned();
         for command in
             [Command::Reload, Command::Plan { profile: profile.clone() }, Command::Switch { profile }]
         {
@@ -62,13 +62,13 @@ async fn a_pipe_in_place_of_a_file_is_refused_and_blocks_nothing() {
 /// The users whom it knew go on, so a reload with them is done.
 #[tokio::test]
 async fn a_pipe_in_place_of_the_users_is_an_alert_and_blocks_nothing() {
-    let place = TestFolder::new();
-    let users = place.path("users");
+    let folder = TestFolder::new();
+    let users = folder.path("users");
     fs::write(&users, "alice:$2b$04$mPxoEKurFJxN9brGFUz.KuNr8BQiL0MNMI93eNTwce6AL7yg70siS\n").unwrap();
     fs::set_permissions(&users, fs::Permissions::from_mode(0o600)).unwrap();
     let accept = "{ address: 'ws://127.0.0.1:0/', auth: { basic: users } }";
     let plan = Plan { accept, ..Plan::new(Mode::Direct, "echo://") };
-    let gateway = place.start("direct", &plan.direct());
+    let gateway = folder.start("direct", &plan.direct());
     becomes_a_pipe(&users);
     assert!(matches!(ask(&gateway, Command::Reload).await, CommandAnswer::Done(_)));
     let is_shown = |seen: &Snapshot| seen.alerts.iter().any(|alert| alert.text.contains("it is a pipe"));
@@ -79,12 +79,12 @@ async fn a_pipe_in_place_of_the_users_is_an_alert_and_blocks_nothing() {
 
 #[tokio::test]
 async fn a_profile_that_names_a_pipe_is_listed_with_that() {
-    let place = TestFolder::new();
-    let gateway = start(&place);
-    mknodat(CWD, place.pki("pipe.pem"), FileType::Fifo, Bits::from_raw_mode(0o600), 0).unwrap();
+    let folder = TestFolder::new();
+    let gateway = start(&folder);
+    mknodat(CWD, folder.pki("pipe.pem"), FileType::Fifo, Bits::from_raw_mode(0o600), 0).unwrap();
     let text = Plan::new(Mode::Reverse, "").dmz(LISTEN).replace("pki/dmz.pem", "pki/pipe.pem");
-    place.profile("piped", &text);
-    mknodat(CWD, place.path("itself.yaml"), FileType::Fifo, Bits::from_raw_mode(0o600), 0).unwrap();
+    folder.profile("piped", &text);
+    mknodat(CWD, folder.path("itself.yaml"), FileType::Fifo, Bits::from_raw_mode(0o600), 0).unwrap();
     let CommandAnswer::Profiles(rows) = ask(&gateway, Command::Profiles).await else { panic!("no profiles") };
     for name in ["piped", "itself"] {
         let row = rows.iter().find(|row| row.name == name).unwrap();

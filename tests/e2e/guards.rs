@@ -121,15 +121,15 @@ async fn behind_a_proxy_the_client_that_it_names_counts() {
 
 #[tokio::test]
 async fn a_client_of_tls_is_refused_after_its_hello_and_before_tls() {
-    let place = TestFolder::new();
+    let folder = TestFolder::new();
     let accept = "{ address: 'tls://127.0.0.1:0', tls: { certificate: pki/dmz.pem, key: pki/dmz.key } }";
     let rules = ", clients: { deny: [127.0.0.2] }";
     let plan = Plan { accept, dmz_service: rules, ..Plan::new(Mode::Direct, "echo://") };
-    let pair = plan.start_in(place.clone()).await;
+    let pair = plan.start_in(folder.clone()).await;
     let at = pair.dmz.client_port("orders").await;
     let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(
         rustls::ClientConfig::builder()
-            .with_root_certificates(crate::support::tls::roots(&place))
+            .with_root_certificates(crate::support::tls::roots(&folder))
             .with_no_client_auth(),
     ));
     let name = || rustls::pki_types::ServerName::try_from("dmz").unwrap();

@@ -62,10 +62,10 @@ async fn clients_over_both(dmz: &Gateway) -> Vec<TcpStream> {
 
 #[tokio::test]
 async fn a_gateway_that_is_killed_is_missed_until_it_is_back_or_dismissed() {
-    let place = four();
-    let dmz = dmz(&place, "dmz", 0, "");
+    let folder = four();
+    let dmz = dmz(&folder, "dmz", 0, "");
     let at = [dmz.link_port().await];
-    let (_alpha, beta) = (internal(&place, "alpha", &at, ""), internal(&place, "beta", &at, ""));
+    let (_alpha, beta) = (internal(&folder, "alpha", &at, ""), internal(&folder, "beta", &at, ""));
     let _clients = clients_over_both(&dmz).await;
     beta.kill();
     let seen = dmz.until("it is missed", |seen| alert(seen, AlertKind::PeerLost).is_some()).await;
@@ -74,7 +74,7 @@ async fn a_gateway_that_is_killed_is_missed_until_it_is_back_or_dismissed() {
     assert!(lost.text.starts_with("beta at 127.0.0.1: lost, 1 session cut"), "{lost:?}");
     assert!(matches!(count_peers(&seen), PeerCounts { linked: 1, known: 2, gone_seconds: Some(_) }));
     dmz.until_notice("health: DEGRADED").await;
-    let beta = internal(&place, "beta", &at, "");
+    let beta = internal(&folder, "beta", &at, "");
     dmz.until_notice("beta at 127.0.0.1: back after").await;
     dmz.until_notice("health: HEALTHY, was DEGRADED").await;
     let levels: Vec<_> =
@@ -90,10 +90,10 @@ async fn a_gateway_that_is_killed_is_missed_until_it_is_back_or_dismissed() {
 
 #[tokio::test]
 async fn verify_names_missing_and_healthy_peers_with_advice() {
-    let place = four();
-    let dmz = dmz(&place, "dmz", 0, "");
+    let folder = four();
+    let dmz = dmz(&folder, "dmz", 0, "");
     let at = [dmz.link_port().await];
-    let (_alpha, beta) = (internal(&place, "alpha", &at, ""), internal(&place, "beta", &at, ""));
+    let (_alpha, beta) = (internal(&folder, "alpha", &at, ""), internal(&folder, "beta", &at, ""));
     until_ready(&dmz, &[("alpha", 2), ("beta", 2)]).await;
     beta.kill();
     dmz.until("it is missed", |seen| alert(seen, AlertKind::PeerLost).is_some()).await;
@@ -108,9 +108,9 @@ async fn verify_names_missing_and_healthy_peers_with_advice() {
 
 #[tokio::test]
 async fn the_only_gateway_killed_is_down_with_the_true_cause() {
-    let place = four();
-    let dmz = dmz(&place, "dmz", 0, "");
-    let beta = internal(&place, "beta", &[dmz.link_port().await], "");
+    let folder = four();
+    let dmz = dmz(&folder, "dmz", 0, "");
+    let beta = internal(&folder, "beta", &[dmz.link_port().await], "");
     until_ready(&dmz, &[("beta", 2)]).await;
     until_healthy(&dmz).await;
     beta.kill();
@@ -126,10 +126,10 @@ async fn the_only_gateway_killed_is_down_with_the_true_cause() {
 
 #[tokio::test]
 async fn a_gateway_that_says_goodbye_raises_no_alert() {
-    let place = four();
-    let dmz = dmz(&place, "dmz", 0, "");
+    let folder = four();
+    let dmz = dmz(&folder, "dmz", 0, "");
     let at = [dmz.link_port().await];
-    let (alpha, beta) = (internal(&place, "alpha", &at, ""), internal(&place, "beta", &at, ""));
+    let (alpha, beta) = (internal(&folder, "alpha", &at, ""), internal(&folder, "beta", &at, ""));
     until_ready(&dmz, &[("alpha", 2), ("beta", 2)]).await;
     beta.stop().await;
     dmz.until("it has left", |seen| seen.pools.len() == 1).await;
@@ -153,10 +153,10 @@ fn leaves(snapshot: &Snapshot, peer: &str) -> bool {
 
 #[tokio::test]
 async fn a_gateway_that_leaves_is_none_for_the_next_client_though_it_still_carries_the_last() {
-    let place = four();
-    let dmz = dmz(&place, "dmz", 0, "");
+    let folder = four();
+    let dmz = dmz(&folder, "dmz", 0, "");
     let at = [dmz.link_port().await];
-    let (alpha, beta) = (internal(&place, "alpha", &at, ""), internal(&place, "beta", &at, ""));
+    let (alpha, beta) = (internal(&folder, "alpha", &at, ""), internal(&folder, "beta", &at, ""));
     let clients = clients_over_both(&dmz).await;
     until_healthy(&dmz).await;
     let (alpha_stops, beta_stops) = (alpha.handle.clone(), beta.handle.clone());
@@ -181,10 +181,10 @@ async fn a_gateway_that_leaves_is_none_for_the_next_client_though_it_still_carri
 
 #[tokio::test]
 async fn one_of_two_dialled_gateways_that_stops_with_sessions_open_is_no_warning() {
-    let place = four();
-    let [one, other] = [dmz(&place, "dmz", 0, ""), dmz(&place, "dmz2", 0, "")];
+    let folder = four();
+    let [one, other] = [dmz(&folder, "dmz", 0, ""), dmz(&folder, "dmz2", 0, "")];
     let at = [one.link_port().await, other.link_port().await];
-    let alpha = internal(&place, "alpha", &at, "");
+    let alpha = internal(&folder, "alpha", &at, "");
     check_quiet_stop(&one, &alpha, (one.handle.clone(), "dmz")).await;
 
     let inside = |name: &str| {
@@ -193,7 +193,7 @@ async fn one_of_two_dialled_gateways_that_stops_with_sessions_open_is_no_warning
              services: {{ orders: {{ connect: 'echo://' }} }}\n",
             tls(name, "dmz")
         );
-        place.start(name, &text)
+        folder.start(name, &text)
     };
     let [one, other] = [inside("alpha"), inside("beta")];
     let text = format!(
@@ -203,7 +203,7 @@ async fn one_of_two_dialled_gateways_that_stops_with_sessions_open_is_no_warning
         other.link_port().await,
         tls("dmz", "alpha, beta")
     );
-    let outside = place.start("outside", &text);
+    let outside = folder.start("outside", &text);
     check_quiet_stop(&outside, &outside, (one.handle.clone(), "alpha")).await;
 }
 
@@ -234,9 +234,9 @@ async fn check_quiet_stop(clients: &Gateway, dials: &Gateway, (stops, name): (Ga
 
 #[tokio::test]
 async fn a_dialled_gateway_that_is_killed_is_reported_on_this_half_too() {
-    let place = four();
-    let dmz = dmz(&place, "dmz", 0, "");
-    let beta = internal(&place, "beta", &[dmz.link_port().await], "");
+    let folder = four();
+    let dmz = dmz(&folder, "dmz", 0, "");
+    let beta = internal(&folder, "beta", &[dmz.link_port().await], "");
     until_healthy(&beta).await;
     dmz.kill();
     let seen = beta.until("it is missed", |seen| alert(seen, AlertKind::PeerLost).is_some()).await;
@@ -289,13 +289,13 @@ async fn a_drained_service_names_its_operator() {
 
 #[tokio::test]
 async fn an_accepts_certificate_that_ends_soon_is_reported() {
-    let place = TestFolder::new();
-    crate::tls::make_ending(&place, "www", time::Duration::days(3));
+    let folder = TestFolder::new();
+    crate::tls::make_ending(&folder, "www", time::Duration::days(3));
     let only_ours = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-    std::fs::set_permissions(place.pki("www.key"), only_ours).unwrap();
+    std::fs::set_permissions(folder.pki("www.key"), only_ours).unwrap();
     let text = "mode: direct\ndmz:\n  services:\n    orders:\n      accept: [{ address: 'tls://127.0.0.1:0', \
                 tls: { certificate: pki/www.pem, key: pki/www.key } }]\n      connect: 'echo://'\n";
-    let gateway = place.start("dmz", text);
+    let gateway = folder.start("dmz", text);
     let seen = gateway.until("it is reported", |seen| alert(seen, AlertKind::Certificate).is_some()).await;
     let soon = alert(&seen, AlertKind::Certificate).unwrap();
     // By whole days, of which the first may have begun.

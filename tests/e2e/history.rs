@@ -119,36 +119,36 @@ async fn until_moved(program: &Program) -> HistoryReport {
 }
 
 /// What the program has logged that has ended, all of it.
-fn log(place: &TestFolder) -> String {
-    fs::read_to_string(place.path("edge.err")).expect("it is there")
+fn log(folder: &TestFolder) -> String {
+    fs::read_to_string(folder.path("edge.err")).expect("it is there")
 }
 
 #[tokio::test]
 async fn the_last_hour_survives_a_restart_and_a_damaged_file_is_reported_once() {
-    let place = TestFolder::new();
-    let program = Program::start(&place, "edge", EDGE, 256).await;
+    let folder = TestFolder::new();
+    let program = Program::start(&folder, "edge", EDGE, 256).await;
     let before = until_moved(&program).await;
     let moved = before.samples.iter().find(|sample| sample.up > 0).expect("it was seen").at;
     program.stop().await;
 
-    let program = Program::start(&place, "edge", EDGE, 256).await;
+    let program = Program::start(&folder, "edge", EDGE, 256).await;
     let after = kept_history(&program).await;
     let again = after.samples.iter().find(|sample| sample.at == moved);
     assert!(again.is_some_and(|sample| sample.up > 0), "{moved}: {:?}", after.samples);
     program.stop().await;
-    assert!(!log(&place).contains("hour before"), "{}", log(&place));
+    assert!(!log(&folder).contains("hour before"), "{}", log(&folder));
 
-    let whole = fs::read(place.path(KEPT)).expect("it is kept");
-    fs::write(place.path(KEPT), &whole[..whole.len() / 2]).expect("it is damaged");
-    let program = Program::start(&place, "edge", EDGE, 256).await;
+    let whole = fs::read(folder.path(KEPT)).expect("it is kept");
+    fs::write(folder.path(KEPT), &whole[..whole.len() / 2]).expect("it is damaged");
+    let program = Program::start(&folder, "edge", EDGE, 256).await;
     let known = kept_history(&program).await.samples;
     assert!(known.iter().all(|sample| sample.at > moved), "{known:?}");
     // It is whole again after the next stop.
     until_moved(&program).await;
     program.stop().await;
-    let log = log(&place);
+    let log = log(&folder);
     assert_eq!(log.matches("nothing is known of the hour before the start").count(), 1, "{log}");
-    let program = Program::start(&place, "edge", EDGE, 256).await;
+    let program = Program::start(&folder, "edge", EDGE, 256).await;
     assert!(kept_history(&program).await.samples.iter().any(|sample| sample.up > 0));
     assert!(!program.log().contains("hour before"), "{}", program.log());
 }

@@ -173,12 +173,12 @@ async fn the_halves_start_in_either_order() {
     for (mode, dmz_key, internal_key) in
         [(Mode::Reverse, "listen", "connect"), (Mode::Forward, "connect", "listen")]
     {
-        let (port, place) = (Reserved::new(), TestFolder::new());
+        let (port, folder) = (Reserved::new(), TestFolder::new());
         let plan = Plan { internal_link: retry, ..Plan::new(mode, "echo://") };
         let link = |key: &str| format!("{key}: 'socks+tls://{}'", port.at());
         // The half that dials comes first, and finds nobody.
-        let start_dmz = || place.start("dmz", &plan.dmz(&link(dmz_key)));
-        let start_internal = || place.start("internal", &plan.internal(&link(internal_key)));
+        let start_dmz = || folder.start("dmz", &plan.dmz(&link(dmz_key)));
+        let start_internal = || folder.start("internal", &plan.internal(&link(internal_key)));
         let (dmz, internal) = match mode {
             Mode::Forward => {
                 let dmz = start_dmz();
@@ -191,7 +191,7 @@ async fn the_halves_start_in_either_order() {
                 (start_dmz(), internal)
             }
         };
-        let pair = ModePair { place, dmz, internal: Some(internal) };
+        let pair = ModePair { folder, dmz, internal: Some(internal) };
         pair.ready().await;
         let mut client = dial(pair.dmz.client_port("orders").await).await;
         send(&mut client, b"there").await;

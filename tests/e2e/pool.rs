@@ -28,17 +28,17 @@ pub fn tls(name: &str, peers: &str) -> String {
 }
 
 /// A DMZ half named `name`, for the internal halves `alpha` and `beta`.
-pub fn dmz(place: &TestFolder, name: &str, port: u16, service: &str) -> Gateway {
+pub fn dmz(folder: &TestFolder, name: &str, port: u16, service: &str) -> Gateway {
     let text = format!(
         "mode: reverse\ndmz:\n  link: {{ listen: 'socks+tls://127.0.0.1:{port}', tls: {}, prepared: 2 }}\n  \
          services: {{ orders: {{ accept: ['tcp://127.0.0.1:0']{service} }} }}\n",
         tls(name, "alpha, beta")
     );
-    place.start(name, &text)
+    folder.start(name, &text)
 }
 
 /// An internal half named `name`, dialling each of `at`.
-pub fn internal(place: &TestFolder, name: &str, at: &[SocketAddr], service: &str) -> Gateway {
+pub fn internal(folder: &TestFolder, name: &str, at: &[SocketAddr], service: &str) -> Gateway {
     let connect: Vec<_> = at.iter().map(|at| format!("'socks+tls://{at}'")).collect();
     let text = format!(
         "mode: reverse\ninternal:\n  link: {{ connect: [{}], tls: {}, prepared: 2, \
@@ -46,7 +46,7 @@ pub fn internal(place: &TestFolder, name: &str, at: &[SocketAddr], service: &str
         connect.join(", "),
         tls(name, "dmz, dmz2")
     );
-    place.start(name, &text)
+    folder.start(name, &text)
 }
 
 pub fn four() -> TestFolder {
@@ -75,10 +75,10 @@ pub async fn echoes(gateway: &Gateway) -> TcpStream {
 
 #[tokio::test]
 async fn peers_take_turns() {
-    let place = four();
-    let dmz = dmz(&place, "dmz", 0, "");
+    let folder = four();
+    let dmz = dmz(&folder, "dmz", 0, "");
     let at = [dmz.link_port().await];
-    let _halves = (internal(&place, "alpha", &at, ""), internal(&place, "beta", &at, ""));
+    let _halves = (internal(&folder, "alpha", &at, ""), internal(&folder, "beta", &at, ""));
     let mut clients = Vec::new();
     for _ in 0..6 {
         until_ready(&dmz, &[("alpha", 2), ("beta", 2)]).await;
@@ -171,7 +171,7 @@ async fn a_client_that_gives_up_leaves_the_queue() {
 async fn a_client_that_has_only_finished_sending_is_carried_when_a_link_comes() {
     // In forward mode over SOCKS5 a session dials its own link, and waits for none.
     for (mode, is_plain) in [(Mode::Forward, false), (Mode::Reverse, false), (Mode::Reverse, true)] {
-        let (port, backend, place) = (Reserved::new(), Backend::new().await, TestFolder::new());
+        let (port, backend, folder) = (Reserved::new(), Backend::new().await, TestFolder::new());
         let at = backend.address();
         let plan = Plan {
             is_plain,
@@ -185,7 +185,7 @@ async fn a_client_that_has_only_finished_sending_is_carried_when_a_link_comes() 
             Mode::Forward => ["connect", "listen"],
             Mode::Direct | Mode::Reverse => ["listen", "connect"],
         };
-        let dmz = place.start("dmz", &plan.dmz(&link(of_dmz)));
+        let dmz = folder.start("dmz", &plan.dmz(&link(of_dmz)));
         let at = dmz.client_port("orders").await;
         let (mut silent, mut talks) = (dial(at).await, dial(at).await);
         send(&mut talks, b"?").await;
@@ -193,7 +193,7 @@ async fn a_client_that_has_only_finished_sending_is_carried_when_a_link_comes() 
             client.shutdown().await.unwrap();
         }
         dmz.until("both wait", |seen| seen.totals.sessions_waiting == 2).await;
-        let internal = place.start("internal", &plan.internal(&link(of_internal)));
+        let internal = folder.start("internal", &plan.internal(&link(of_internal)));
         let mut sent = Vec::new();
         for _ in 0..2 {
             let mut server = backend.accept().await;
@@ -214,10 +214,10 @@ async fn a_client_that_has_only_finished_sending_is_carried_when_a_link_comes() 
 
 #[tokio::test]
 async fn a_gateway_that_is_lost_and_comes_back_gets_all_its_links_again() {
-    let (place, port) = (four(), Reserved::new());
-    let alpha = internal(&place, "alpha", &[port.at()], "");
+    let (folder, port) = (four(), Reserved::new());
+    let alpha = internal(&folder, "alpha", &[port.at()], "");
     for _ in 0..3 {
-        let dmz = dmz(&place, "dmz", port.at().port(), "");
+        let dmz = dmz(&folder, "dmz", port.at().port(), "");
         until_ready(&dmz, &[("alpha", 2)]).await;
         alpha.until_pool("healthy", |row| row.state == PoolState::Healthy).await;
         let client = echoes(&dmz).await;
@@ -229,10 +229,10 @@ async fn a_gateway_that_is_lost_and_comes_back_gets_all_its_links_again() {
 
 #[tokio::test]
 async fn one_of_two_on_each_side_is_enough() {
-    let (place, ports) = (four(), [Reserved::new(), Reserved::new()]);
+    let (folder, ports) = (four(), [Reserved::new(), Reserved::new()]);
     let at = [ports[0].at(), ports[1].at()];
-    let (first, second) = (dmz(&place, "dmz", at[0].port(), ""), dmz(&place, "dmz2", at[1].port(), ""));
-    let (alpha, beta) = (internal(&place, "alpha", &at, ""), internal(&place, "beta", &at, ""));
+    let (first, second) = (dmz(&folder, "dmz", at[0].port(), ""), dmz(&folder, "dmz2", at[1].port(), ""));
+    let (alpha, beta) = (internal(&folder, "alpha", &at, ""), internal(&folder, "beta", &at, ""));
     for dmz in [&first, &second] {
         until_ready(dmz, &[("alpha", 2), ("beta", 2)]).await;
         echoes(dmz).await;
@@ -264,17 +264,17 @@ async fn one_of_two_on_each_side_is_enough() {
 
 #[tokio::test]
 async fn a_peer_that_comes_back_gets_its_share_again() {
-    let place = four();
-    let dmz = dmz(&place, "dmz", 0, "");
+    let folder = four();
+    let dmz = dmz(&folder, "dmz", 0, "");
     let at = [dmz.link_port().await];
-    let (_alpha, beta) = (internal(&place, "alpha", &at, ""), internal(&place, "beta", &at, ""));
+    let (_alpha, beta) = (internal(&folder, "alpha", &at, ""), internal(&folder, "beta", &at, ""));
     until_ready(&dmz, &[("alpha", 2), ("beta", 2)]).await;
     beta.kill();
     until_ready(&dmz, &[("alpha", 2)]).await;
     for _ in 0..6 {
         echoes(&dmz).await;
     }
-    let _beta = internal(&place, "beta", &at, "");
+    let _beta = internal(&folder, "beta", &at, "");
     let ready = |snapshot: &portcullis::telemetry::snapshot::Snapshot, name: &str| {
         snapshot.pools.iter().any(|row| row.peer.as_deref() == Some(name) && row.ready >= 2)
     };
@@ -289,7 +289,7 @@ async fn a_peer_that_comes_back_gets_its_share_again() {
 }
 
 /// A DMZ half that dials these, with services `orders` and `mail`.
-async fn dials(place: &TestFolder, to: &[&Gateway]) -> Gateway {
+async fn dials(folder: &TestFolder, to: &[&Gateway]) -> Gateway {
     let mut connect = Vec::new();
     for gateway in to {
         connect.push(format!("'socks+tls://{}'", gateway.link_port().await));
@@ -300,26 +300,26 @@ async fn dials(place: &TestFolder, to: &[&Gateway]) -> Gateway {
         connect.join(", "),
         tls("dmz", "alpha, beta")
     );
-    place.start("dmz", &text)
+    folder.start("dmz", &text)
 }
 
 /// An internal half named `name` that is dialled, with one service.
 /// With links that carry one session each.
-fn dialled(place: &TestFolder, name: &str, service: &str, maximum: usize) -> Gateway {
+fn dialled(folder: &TestFolder, name: &str, service: &str, maximum: usize) -> Gateway {
     let text = format!(
         "mode: forward\ninternal:\n  link: {{ listen: 'socks+tls://127.0.0.1:0', tls: {}, maximum: {maximum}, \
          sessions_per_link: 1 }}\n  \
          services: {{ {service}: {{ connect: 'echo://' }} }}\n",
         tls(name, "dmz")
     );
-    place.start(name, &text)
+    folder.start(name, &text)
 }
 
 #[tokio::test]
 async fn clients_wait_in_the_row_that_may_serve_them_in_forward_mode_too() {
-    let place = four();
-    let (alpha, beta) = (dialled(&place, "alpha", "orders", 4), dialled(&place, "beta", "mail", 2));
-    let dmz = dials(&place, &[&alpha, &beta]).await;
+    let folder = four();
+    let (alpha, beta) = (dialled(&folder, "alpha", "orders", 4), dialled(&folder, "beta", "mail", 2));
+    let dmz = dials(&folder, &[&alpha, &beta]).await;
     until_ready(&dmz, &[("alpha", 2), ("beta", 2)]).await;
     let mut clients = Vec::new();
     for _ in 0..3 {
@@ -339,9 +339,9 @@ async fn clients_wait_in_the_row_that_may_serve_them_in_forward_mode_too() {
 
 #[tokio::test]
 async fn a_service_that_no_dialled_gateway_offers_has_a_row_and_its_clients_wait_there() {
-    let place = four();
-    let alpha = dialled(&place, "alpha", "orders", 4);
-    let dmz = dials(&place, &[&alpha]).await;
+    let folder = four();
+    let alpha = dialled(&folder, "alpha", "orders", 4);
+    let dmz = dials(&folder, &[&alpha]).await;
     until_ready(&dmz, &[("alpha", 2)]).await;
     let _client = dial(dmz.client_port("mail").await).await;
     let seen = dmz.until("it waits", |seen| seen.pools.iter().any(|row| row.waiting == 1)).await;
@@ -353,15 +353,15 @@ async fn a_service_that_no_dialled_gateway_offers_has_a_row_and_its_clients_wait
 
 #[tokio::test]
 async fn a_services_peers_decide_on_both_sides() {
-    let place = four();
-    let only_beta = dmz(&place, "dmz", 0, ", peers: [beta]");
+    let folder = four();
+    let only_beta = dmz(&folder, "dmz", 0, ", peers: [beta]");
     let at = [only_beta.link_port().await];
-    let (alpha, _beta) = (internal(&place, "alpha", &at, ""), internal(&place, "beta", &at, ""));
+    let (alpha, _beta) = (internal(&folder, "alpha", &at, ""), internal(&folder, "beta", &at, ""));
     until_ready(&only_beta, &[("beta", 2)]).await;
     let row = alpha.until_pool("down", |row| row.state == PoolState::Down).await;
     assert!(row.last_error.as_deref().unwrap().contains("not allowed for this gateway"), "{row:?}");
     only_beta.until_notice("link from alpha refused: it offers no service that is known here").await;
-    let only_dmz2 = internal(&place, "alpha", &at, ", peers: [dmz2]");
+    let only_dmz2 = internal(&folder, "alpha", &at, ", peers: [dmz2]");
     let row = only_dmz2.until_pool("down", |row| row.state == PoolState::Down).await;
     assert_eq!(row.last_error.as_deref(), Some("dmz is not among the `peers` of any service"));
     for _ in 0..3 {
@@ -371,12 +371,12 @@ async fn a_services_peers_decide_on_both_sides() {
 
 #[tokio::test]
 async fn peers_that_a_reload_takes_away_lose_their_ready_links() {
-    let place = four();
-    let dmz = dmz(&place, "dmz", 0, "");
+    let folder = four();
+    let dmz = dmz(&folder, "dmz", 0, "");
     let at = [dmz.link_port().await];
-    let _halves = (internal(&place, "alpha", &at, ""), internal(&place, "beta", &at, ""));
+    let _halves = (internal(&folder, "alpha", &at, ""), internal(&folder, "beta", &at, ""));
     until_ready(&dmz, &[("alpha", 2), ("beta", 2)]).await;
-    let file = place.profile("dmz", "");
+    let file = folder.profile("dmz", "");
     let text = format!(
         "mode: reverse\ndmz:\n  link: {{ listen: 'socks+tls://127.0.0.1:0', tls: {}, prepared: 2 }}\n  \
          services: {{ orders: {{ accept: ['tcp://127.0.0.1:0'], peers: [beta] }} }}\n",
@@ -389,16 +389,16 @@ async fn peers_that_a_reload_takes_away_lose_their_ready_links() {
 
 #[tokio::test]
 async fn two_hundred_failures_leave_no_debt() {
-    let (place, port) = (four(), Reserved::new());
+    let (folder, port) = (four(), Reserved::new());
     let text = format!(
         "mode: reverse\ninternal:\n  link: {{ connect: 'socks+tls://{}', tls: {}, prepared: 6, \
          retry: {{ first: 1ms, maximum: 1ms }} }}\n  services: {{ orders: {{ connect: 'echo://' }} }}\n",
         port.at(),
         tls("alpha", "dmz")
     );
-    let alpha = place.start("alpha", &text);
+    let alpha = folder.start("alpha", &text);
     alpha.until_pool("200 failures", |row| row.failures >= 200 && row.state == PoolState::Down).await;
-    let dmz = dmz(&place, "dmz", port.at().port(), "");
+    let dmz = dmz(&folder, "dmz", port.at().port(), "");
     until_ready(&dmz, &[("alpha", 6)]).await;
     let row = alpha.until_pool("full", |row| row.state == PoolState::Healthy).await;
     assert_eq!((row.ready, row.dialling, row.last_error), (6, 0, None));

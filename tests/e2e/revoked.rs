@@ -44,7 +44,7 @@ fn with_list(tls: &str) -> String {
 }
 
 /// Both halves, one of which goes by the list.
-async fn start(place: TestFolder, mode: Mode, decides: Half) -> ModePair {
+async fn start(folder: TestFolder, mode: Mode, decides: Half) -> ModePair {
     let plan = Plan::new(mode, "echo://");
     let listen = "listen: 'socks+tls://127.0.0.1:0'";
     let of_dmz = |link: &str| match decides {
@@ -58,16 +58,16 @@ async fn start(place: TestFolder, mode: Mode, decides: Half) -> ModePair {
     let connect = |at: SocketAddr| format!("connect: 'socks+tls://{at}'");
     let (dmz, internal) = match mode {
         Mode::Forward => {
-            let internal = place.start("internal", &of_internal(listen));
-            (place.start("dmz", &of_dmz(&connect(internal.link_port().await))), internal)
+            let internal = folder.start("internal", &of_internal(listen));
+            (folder.start("dmz", &of_dmz(&connect(internal.link_port().await))), internal)
         }
         Mode::Reverse | Mode::Direct => {
-            let dmz = place.start("dmz", &of_dmz(listen));
+            let dmz = folder.start("dmz", &of_dmz(listen));
             let at = connect(dmz.link_port().await);
-            (dmz, place.start("internal", &of_internal(&at)))
+            (dmz, folder.start("internal", &of_internal(&at)))
         }
     };
-    let pair = ModePair { place, dmz, internal: Some(internal) };
+    let pair = ModePair { folder, dmz, internal: Some(internal) };
     pair.ready().await;
     pair
 }
@@ -82,10 +82,10 @@ async fn a_revoked_gateway_is_out_with_its_sessions_on_both_halves() {
         .into_iter()
         .flat_map(|mode| [Half::Dmz, Half::Internal].map(|decides| (mode, decides)))
     {
-        let place = TestFolder::new();
-        let lists = ListMaker::new(&place);
+        let folder = TestFolder::new();
+        let lists = ListMaker::new(&folder);
         lists.issue();
-        let pair = start(place.clone(), mode, decides).await;
+        let pair = start(folder.clone(), mode, decides).await;
         let mut client = pair.client().await;
         send(&mut client, b"open").await;
         expect_bytes(&mut client, b"open").await;
@@ -117,10 +117,10 @@ async fn a_revoked_gateway_is_out_with_its_sessions_on_both_halves() {
 #[tokio::test]
 async fn a_list_takes_effect_beside_a_certificate_that_is_broken() {
     for decides in [Half::Dmz, Half::Internal] {
-        let place = TestFolder::new();
-        let lists = ListMaker::new(&place);
+        let folder = TestFolder::new();
+        let lists = ListMaker::new(&folder);
         lists.issue();
-        let pair = start(place.clone(), Mode::Reverse, decides).await;
+        let pair = start(folder.clone(), Mode::Reverse, decides).await;
         let (judge, own, other) = match decides {
             Half::Dmz => (&pair.dmz, "dmz", "internal"),
             Half::Internal => (pair.inner(), "internal", "dmz"),
@@ -134,7 +134,7 @@ async fn a_list_takes_effect_beside_a_certificate_that_is_broken() {
         }
         // `openssl` reads the certificate that it revokes.
         lists.revoke(other);
-        std::fs::write(place.pki(&format!("{own}.pem")), "no certificate").unwrap();
+        std::fs::write(folder.pki(&format!("{own}.pem")), "no certificate").unwrap();
         judge.until_notice("and cannot be used: ").await;
         assert!(!has_no_link(&*judge.now().await), "nothing is revoked yet");
         lists.issue();
@@ -148,16 +148,16 @@ async fn a_list_takes_effect_beside_a_certificate_that_is_broken() {
 
 #[tokio::test]
 async fn a_list_takes_effect_while_a_switch_is_under_way() {
-    let place = TestFolder::new();
-    let lists = ListMaker::new(&place);
+    let folder = TestFolder::new();
+    let lists = ListMaker::new(&folder);
     lists.issue();
-    let pair = start(place.clone(), Mode::Forward, Half::Dmz).await;
+    let pair = start(folder.clone(), Mode::Forward, Half::Dmz).await;
     let mut client = pair.client().await;
     send(&mut client, b"open").await;
     expect_bytes(&mut client, b"open").await;
     let next = Plan::new(Mode::Reverse, "echo://").dmz("listen: 'socks+tls://127.0.0.1:0'");
-    place.profile("next", &next.replace(DMZ_TLS, &with_list(DMZ_TLS)));
-    let profile = place.path("next.yaml").to_str().unwrap().to_owned();
+    folder.profile("next", &next.replace(DMZ_TLS, &with_list(DMZ_TLS)));
+    let profile = folder.path("next.yaml").to_str().unwrap().to_owned();
     // The other half does not follow.
     let switching = pair.dmz.handle.send_and_wait(Command::Switch { profile });
     let revoking = async {
@@ -173,27 +173,27 @@ async fn a_list_takes_effect_while_a_switch_is_under_way() {
 
 #[tokio::test]
 async fn a_list_that_is_older_than_the_one_before_is_reported() {
-    let place = clients();
-    let lists = ListMaker::new(&place);
+    let folder = clients();
+    let lists = ListMaker::new(&folder);
     lists.issue();
-    let before = std::fs::read(place.pki("crl.pem")).unwrap();
+    let before = std::fs::read(folder.pki("crl.pem")).unwrap();
     let plan = Plan { accept: ACCEPT, ..Plan::new(Mode::Direct, "echo://") };
-    let gateway = place.start("direct", &plan.direct());
+    let gateway = folder.start("direct", &plan.direct());
     lists.revoke("partner");
     lists.issue_later();
     gateway.until_notice("certificates renewed: ").await;
-    is_rejected(&place, "partner", &gateway).await;
-    std::fs::write(place.pki("crl.new"), before).unwrap();
-    std::fs::rename(place.pki("crl.new"), place.pki("crl.pem")).unwrap();
+    is_rejected(&folder, "partner", &gateway).await;
+    std::fs::write(folder.pki("crl.new"), before).unwrap();
+    std::fs::rename(folder.pki("crl.new"), folder.pki("crl.pem")).unwrap();
     gateway.until_notice("this list of revoked certificates is older than the one before").await;
 }
 
 #[tokio::test]
 async fn a_list_of_others_alone_and_a_new_list_leave_links_as_they_are() {
-    let place = TestFolder::with(&["dmz", "internal", "stranger"]);
-    let lists = ListMaker::new(&place);
+    let folder = TestFolder::with(&["dmz", "internal", "stranger"]);
+    let lists = ListMaker::new(&folder);
     lists.issue();
-    let pair = start(place.clone(), Mode::Reverse, Half::Dmz).await;
+    let pair = start(folder.clone(), Mode::Reverse, Half::Dmz).await;
     let mut client = pair.client().await;
     send(&mut client, b"open").await;
     expect_bytes(&mut client, b"open").await;
@@ -212,19 +212,19 @@ async fn a_list_of_others_alone_and_a_new_list_leave_links_as_they_are() {
 /// Another program that speaks SOCKS5, with a link that waits and one that carries.
 #[tokio::test]
 async fn a_revoked_socks_peer_is_cut_too() {
-    let place = TestFolder::new();
-    let lists = ListMaker::new(&place);
+    let folder = TestFolder::new();
+    let lists = ListMaker::new(&folder);
     lists.issue();
     let text = format!(
         "mode: reverse\ndmz:\n  link: {{ listen: 'socks+tls://127.0.0.1:0', tls: {}, prepared: 1 }}\n  \
          services: {{ orders: {{ accept: 'tcp://127.0.0.1:0' }} }}\n",
         with_list(DMZ_TLS)
     );
-    let gateway = place.start("dmz", &text);
+    let gateway = folder.start("dmz", &text);
     let at = gateway.link_port().await;
     let mut links = Vec::new();
     for _ in 0..2 {
-        let mut link = RawLink::dial(&place, "internal", at, "dmz", &[SOCKS]).await;
+        let mut link = RawLink::dial(&folder, "internal", at, "dmz", &[SOCKS]).await;
         assert_eq!(ask(&mut link.stream, BIND, b"orders").await, 0);
         links.push(link);
     }
@@ -243,8 +243,8 @@ async fn a_revoked_socks_peer_is_cut_too() {
          services: {{ orders: {{ connect: 'echo://' }} }}\n",
         with_list(INTERNAL_TLS)
     );
-    let gateway = place.start("internal", &text);
-    let mut link = RawLink::dial(&place, "dmz", gateway.link_port().await, "internal", &[SOCKS]).await;
+    let gateway = folder.start("internal", &text);
+    let mut link = RawLink::dial(&folder, "dmz", gateway.link_port().await, "internal", &[SOCKS]).await;
     assert_eq!(ask(&mut link.stream, CONNECT, b"orders").await, 0);
     send(&mut link.stream, b"word").await;
     expect_bytes(&mut link.stream, b"word").await;
@@ -259,11 +259,11 @@ const ACCEPT: &str = "{ address: 'tls://127.0.0.1:0', tls: { certificate: pki/ww
 /// What stays in force is not what the operator has put there, which is seen until it is over.
 #[tokio::test]
 async fn files_of_links_that_cannot_be_used_are_an_alert_until_they_can() {
-    let place = TestFolder::new();
-    ListMaker::new(&place).issue();
-    let pair = start(place, Mode::Reverse, Half::Dmz).await;
+    let folder = TestFolder::new();
+    ListMaker::new(&folder).issue();
+    let pair = start(folder, Mode::Reverse, Half::Dmz).await;
     for file in ["pki/crl.pem", "pki/dmz.pem", "pki/ca.pem"] {
-        let path = pair.place.path(file);
+        let path = pair.folder.path(file);
         let whole = std::fs::read(&path).unwrap();
         std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
         let is_shown = |seen: &Snapshot| {
@@ -283,8 +283,8 @@ fn clients() -> TestFolder {
     TestFolder::with(&["dmz", "internal", "www", "partner", "other"])
 }
 
-async fn tls_client(place: &TestFolder, name: &str, at: SocketAddr) -> TlsStream<TcpStream> {
-    tls_client_as(tls::client(place, name), at).await.unwrap()
+async fn tls_client(folder: &TestFolder, name: &str, at: SocketAddr) -> TlsStream<TcpStream> {
+    tls_client_as(tls::client(folder, name), at).await.unwrap()
 }
 
 async fn tls_client_as(config: ClientConfig, at: SocketAddr) -> std::io::Result<TlsStream<TcpStream>> {
@@ -293,10 +293,10 @@ async fn tls_client_as(config: ClientConfig, at: SocketAddr) -> std::io::Result<
     timeout(PATIENCE, shaking).await.unwrap()
 }
 
-async fn is_rejected(place: &TestFolder, name: &str, gateway: &Gateway) {
+async fn is_rejected(folder: &TestFolder, name: &str, gateway: &Gateway) {
     let at = gateway.client_port("orders").await;
     // In TLS 1.3 the client is done before the server has judged it: the alert comes after.
-    let refused = match tls_client_as(tls::client(place, name), at).await {
+    let refused = match tls_client_as(tls::client(folder, name), at).await {
         Ok(mut stream) => timeout(PATIENCE, stream.read_u8()).await.unwrap().unwrap_err(),
         Err(error) => error,
     };
@@ -306,13 +306,13 @@ async fn is_rejected(place: &TestFolder, name: &str, gateway: &Gateway) {
 #[tokio::test]
 async fn a_revoked_client_is_out_and_the_others_stay() {
     for mode in MODES {
-        let place = clients();
-        let lists = ListMaker::new(&place);
+        let folder = clients();
+        let lists = ListMaker::new(&folder);
         lists.issue();
-        let pair = Plan { accept: ACCEPT, ..Plan::new(mode, "echo://") }.start_in(place.clone()).await;
+        let pair = Plan { accept: ACCEPT, ..Plan::new(mode, "echo://") }.start_in(folder.clone()).await;
         let at = pair.dmz.client_port("orders").await;
         let (mut revoked, mut stays) =
-            (tls_client(&place, "partner", at).await, tls_client(&place, "other", at).await);
+            (tls_client(&folder, "partner", at).await, tls_client(&folder, "other", at).await);
         for client in [&mut revoked, &mut stays] {
             send(client, b"open").await;
             expect_bytes(client, b"open").await;
@@ -327,10 +327,10 @@ async fn a_revoked_client_is_out_and_the_others_stay() {
         }
         assert!(began.elapsed() < OUT, "{mode:?}: {:?}", began.elapsed());
         pair.dmz.until_notice("1 client connection cut: the certificate was revoked").await;
-        is_rejected(&place, "partner", &pair.dmz).await;
+        is_rejected(&folder, "partner", &pair.dmz).await;
         send(&mut stays, b"still").await;
         expect_bytes(&mut stays, b"still").await;
-        drop(tls_client(&place, "other", at).await);
+        drop(tls_client(&folder, "other", at).await);
     }
 }
 
@@ -344,20 +344,20 @@ async fn until_blank(stream: &mut (impl AsyncRead + Unpin)) {
 /// One that waits between two requests, and one in the middle of one.
 #[tokio::test]
 async fn a_revoked_client_of_requests_is_out() {
-    let (place, backend) = (clients(), Backend::new().await);
-    let lists = ListMaker::new(&place);
+    let (folder, backend) = (clients(), Backend::new().await);
+    let lists = ListMaker::new(&folder);
     lists.issue();
     let accept = ACCEPT.replace("tls:/", "https:/");
     let connect = backend.address().replace("tcp:", "http:");
-    let pair = Plan { accept: &accept, ..Plan::new(Mode::Reverse, &connect) }.start_in(place.clone()).await;
+    let pair = Plan { accept: &accept, ..Plan::new(Mode::Reverse, &connect) }.start_in(folder.clone()).await;
     let at = pair.dmz.client_port("orders").await;
-    let mut idle = tls_client(&place, "partner", at).await;
+    let mut idle = tls_client(&folder, "partner", at).await;
     send(&mut idle, b"GET / HTTP/1.1\r\nHost: www\r\n\r\n").await;
     let mut served = backend.accept().await;
     until_blank(&mut served).await;
     send(&mut served, b"HTTP/1.1 204 No Content\r\n\r\n").await;
     until_blank(&mut idle).await;
-    let mut busy = tls_client(&place, "partner", at).await;
+    let mut busy = tls_client(&folder, "partner", at).await;
     send(&mut busy, b"GET / HTTP/1.1\r\nHost: www\r\n\r\n").await;
     pair.inner().until("both", |seen| seen.sessions.len() == 2).await;
     lists.revoke("partner");
@@ -368,23 +368,23 @@ async fn a_revoked_client_of_requests_is_out() {
         let both = |seen: &Snapshot| seen.ended.iter().filter(|row| row.end.starts_with('X')).count() == 2;
         gateway.until("both are out", both).await;
     }
-    is_rejected(&place, "partner", &pair.dmz).await;
+    is_rejected(&folder, "partner", &pair.dmz).await;
 }
 
 #[tokio::test]
 async fn an_expired_list_is_reported_and_refuses_unless_allowed() {
-    let place = clients();
-    let lists = ListMaker::new(&place);
+    let folder = clients();
+    let lists = ListMaker::new(&folder);
     lists.issue();
     let plan = Plan { accept: ACCEPT, ..Plan::new(Mode::Direct, "echo://") };
-    let gateway = place.start("direct", &plan.direct());
+    let gateway = folder.start("direct", &plan.direct());
     let at = gateway.client_port("orders").await;
-    let mut open = tls_client(&place, "partner", at).await;
+    let mut open = tls_client(&folder, "partner", at).await;
     send(&mut open, b"open").await;
     expect_bytes(&mut open, b"open").await;
     lists.issue_expired();
     gateway.until_notice("has expired on 2025-02-01T00:00:00.000Z: new handshakes are refused").await;
-    let refused = match tls_client_as(tls::client(&place, "other"), at).await {
+    let refused = match tls_client_as(tls::client(&folder, "other"), at).await {
         Ok(mut stream) => timeout(PATIENCE, stream.read_u8()).await.unwrap().unwrap_err(),
         Err(error) => error,
     };
@@ -392,9 +392,9 @@ async fn an_expired_list_is_reported_and_refuses_unless_allowed() {
     send(&mut open, b"still").await;
     expect_bytes(&mut open, b"still").await;
     let accept = ACCEPT.replace("crl.pem }", "crl.pem, revoked_expired: accept }");
-    place.profile("direct", &Plan { accept: &accept, ..plan }.direct());
+    folder.profile("direct", &Plan { accept: &accept, ..plan }.direct());
     gateway.done(Command::Reload).await;
-    let mut client = tls_client(&place, "other", gateway.client_port("orders").await).await;
+    let mut client = tls_client(&folder, "other", gateway.client_port("orders").await).await;
     send(&mut client, b"word").await;
     expect_bytes(&mut client, b"word").await;
     gateway.until_notice("and is still accepted").await;
@@ -403,23 +403,23 @@ async fn an_expired_list_is_reported_and_refuses_unless_allowed() {
 /// A list that cannot be used leaves the one before in force, and so does a certificate beside it.
 #[tokio::test]
 async fn a_list_that_is_half_written_changes_nothing() {
-    let place = clients();
-    let lists = ListMaker::new(&place);
+    let folder = clients();
+    let lists = ListMaker::new(&folder);
     lists.revoke("partner");
     lists.issue();
     let gateway =
-        place.start("direct", &Plan { accept: ACCEPT, ..Plan::new(Mode::Direct, "echo://") }.direct());
-    is_rejected(&place, "partner", &gateway).await;
-    let whole = std::fs::read(place.pki("crl.pem")).unwrap();
-    std::fs::write(place.pki("crl.pem"), &whole[..whole.len() / 2]).unwrap();
+        folder.start("direct", &Plan { accept: ACCEPT, ..Plan::new(Mode::Direct, "echo://") }.direct());
+    is_rejected(&folder, "partner", &gateway).await;
+    let whole = std::fs::read(folder.pki("crl.pem")).unwrap();
+    std::fs::write(folder.pki("crl.pem"), &whole[..whole.len() / 2]).unwrap();
     let reported = gateway.until_notice("and cannot be used: ").await;
     assert!(
         reported.contains("crl.pem: list 1 is damaged: ")
             && reported.ends_with("; the previous ones stay in force"),
         "{reported}"
     );
-    is_rejected(&place, "partner", &gateway).await;
-    let mut other = tls_client(&place, "other", gateway.client_port("orders").await).await;
+    is_rejected(&folder, "partner", &gateway).await;
+    let mut other = tls_client(&folder, "other", gateway.client_port("orders").await).await;
     send(&mut other, b"word").await;
     expect_bytes(&mut other, b"word").await;
 }

@@ -19,8 +19,8 @@ fn to(pair: &Pair, mode: &str, half: &str) -> Command {
 
 /// Two halves in forward mode, and a session over them.
 async fn forward(pair: &Pair) -> (Gateway, Gateway) {
-    let internal = pair.place.start_file(&pair.half("forward", "internal"));
-    let dmz = pair.place.start_file(&pair.half("forward", "dmz"));
+    let internal = pair.folder.start_file(&pair.half("forward", "internal"));
+    let dmz = pair.folder.start_file(&pair.half("forward", "dmz"));
     ready(&dmz).await;
     (dmz, internal)
 }
@@ -48,7 +48,7 @@ async fn the_internal_half_is_killed_while_the_dmz_half_switches() {
         refused.0
     );
     until_closed(pair.dmz_link.at()).await;
-    let _internal = pair.place.start_file(&pair.half("forward", "internal"));
+    let _internal = pair.folder.start_file(&pair.half("forward", "internal"));
     ready(&dmz).await;
     serves_as_before(&pair).await;
     assert_eq!(dmz.now().await.profile, "forward-dmz");
@@ -65,7 +65,7 @@ async fn the_dmz_half_is_killed_while_the_internal_half_switches() {
         dmz.kill();
     });
     assert!(refused.0.contains("connection refused; nothing was changed"), "{}", refused.0);
-    let dmz = pair.place.start_file(&pair.half("forward", "dmz"));
+    let dmz = pair.folder.start_file(&pair.half("forward", "dmz"));
     ready(&dmz).await;
     serves_as_before(&pair).await;
     assert_eq!(internal.now().await.listening, [format!("socks+tls://{}", pair.internal_link.at())]);
@@ -79,8 +79,8 @@ async fn a_rejected_dialler_does_not_count_as_a_peer() {
     // A client without a valid certificate dials in.
     let text = fs::read_to_string(pair.half("reverse", "internal")).unwrap();
     let text = text.replace("internal.pem", "dmz.pem");
-    let stranger = pair.place.profile("stranger", &text.replace("internal.key", "dmz.key"));
-    let stranger = pair.place.start_file(&stranger);
+    let stranger = pair.folder.profile("stranger", &text.replace("internal.key", "dmz.key"));
+    let stranger = pair.folder.start_file(&stranger);
     let refused = dmz.refusal_of(to(&pair, "reverse", "dmz")).await;
     assert!(refused.contains("rolled back"), "{refused}");
     dmz.until_notice("its certificate is for dmz, none of which is among this link's peers").await;
@@ -93,7 +93,7 @@ async fn a_rejected_dialler_does_not_count_as_a_peer() {
 #[tokio::test]
 async fn a_link_port_that_is_taken_changes_nothing() {
     let pair = Pair::new();
-    let gateway = pair.place.start_file(&pair.both("forward"));
+    let gateway = pair.folder.start_file(&pair.both("forward"));
     ready(&gateway).await;
     let _holder = TcpListener::bind(pair.dmz_link.at()).await.unwrap();
     let load = Load::start(pair.clients.at());
@@ -113,14 +113,14 @@ async fn a_link_port_that_is_taken_changes_nothing() {
 #[tokio::test]
 async fn certificates_that_cannot_be_read_change_nothing() {
     let pair = Pair::new();
-    let gateway = pair.place.start_file(&pair.both("forward"));
+    let gateway = pair.folder.start_file(&pair.both("forward"));
     ready(&gateway).await;
     let mut open = dial(pair.clients.at()).await;
     check_echo(&mut open, "open").await;
     let load = Load::start(pair.clients.at());
-    fs::copy(pair.place.pki("internal.key"), pair.place.pki("kept.key")).unwrap();
+    fs::copy(pair.folder.pki("internal.key"), pair.folder.pki("kept.key")).unwrap();
     for broken in [&b"nothing"[..], b""] {
-        fs::write(pair.place.pki("internal.key"), broken).unwrap();
+        fs::write(pair.folder.pki("internal.key"), broken).unwrap();
         let reverse = Command::Switch { profile: pair.both("reverse").to_str().unwrap().into() };
         for command in [reverse, Command::Reload] {
             let refused = gateway.refusal_of(command).await;
@@ -129,10 +129,10 @@ async fn certificates_that_cannot_be_read_change_nothing() {
             check_echo(&mut open, "still").await;
         }
     }
-    fs::remove_file(pair.place.pki("internal.key")).unwrap();
+    fs::remove_file(pair.folder.pki("internal.key")).unwrap();
     let refused = gateway.refusal_of(Command::Reload).await;
     assert!(refused.contains("internal.key: No such file"), "{refused}");
-    fs::rename(pair.place.pki("kept.key"), pair.place.pki("internal.key")).unwrap();
+    fs::rename(pair.folder.pki("kept.key"), pair.folder.pki("internal.key")).unwrap();
     gateway.done(Command::Reload).await;
     load.serves(10).await;
     load.end().await;

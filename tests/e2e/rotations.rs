@@ -46,13 +46,13 @@ struct Load {
 }
 
 impl Load {
-    fn start(place: &TestFolder, at: SocketAddr) -> Self {
+    fn start(folder: &TestFolder, at: SocketAddr) -> Self {
         let (mut sessions, enough) = (JoinSet::new(), Arc::<AtomicBool>::default());
         let carried = Arc::<AtomicUsize>::default();
         for _ in 0..LONG_SESSIONS {
-            sessions.spawn(keep_session(place.clone(), at, enough.clone()));
+            sessions.spawn(keep_session(folder.clone(), at, enough.clone()));
         }
-        sessions.spawn(run_short_sessions(place.clone(), at, enough.clone(), carried.clone()));
+        sessions.spawn(run_short_sessions(folder.clone(), at, enough.clone(), carried.clone()));
         Self { sessions, enough, carried }
     }
 
@@ -63,8 +63,8 @@ impl Load {
     }
 }
 
-async fn keep_session(place: TestFolder, at: SocketAddr, enough: Arc<AtomicBool>) {
-    let mut client = ask(&place, at).await;
+async fn keep_session(folder: TestFolder, at: SocketAddr, enough: Arc<AtomicBool>) {
+    let mut client = ask(&folder, at).await;
     let mut pace = interval(Duration::from_millis(5));
     let mut number = 0_u64;
     while !enough.load(Ordering::Relaxed) {
@@ -79,20 +79,20 @@ async fn keep_session(place: TestFolder, at: SocketAddr, enough: Arc<AtomicBool>
 }
 
 async fn run_short_sessions(
-    place: TestFolder,
+    folder: TestFolder,
     at: SocketAddr,
     enough: Arc<AtomicBool>,
     carried: Arc<AtomicUsize>,
 ) {
     while !enough.load(Ordering::Relaxed) {
-        shown_to_the_next(&place, at).await;
+        shown_to_the_next(&folder, at).await;
         carried.fetch_add(1, Ordering::Relaxed);
     }
 }
 
 /// A client that is served and goes; the certificate that it was shown.
-async fn shown_to_the_next(place: &TestFolder, at: SocketAddr) -> CertificateDer<'static> {
-    let mut client = ask(place, at).await;
+async fn shown_to_the_next(folder: &TestFolder, at: SocketAddr) -> CertificateDer<'static> {
+    let mut client = ask(folder, at).await;
     let certificate = shown(&client);
     send(&mut client, b"and gone").await;
     expect_bytes(&mut client, b"and gone").await;
@@ -111,15 +111,15 @@ enum Rotation {
 }
 
 impl Rotation {
-    fn happens(self, place: &TestFolder, name: &str) {
+    fn happens(self, folder: &TestFolder, name: &str) {
         match self {
-            Self::Whole => renew(place, name),
+            Self::Whole => renew(folder, name),
             Self::WrongPair => {
                 let other = if name == "www" { "dmz" } else { "www" };
-                fs::copy(place.pki(&format!("{other}.key")), place.pki(&format!("{name}.key"))).unwrap();
+                fs::copy(folder.pki(&format!("{other}.key")), folder.pki(&format!("{name}.key"))).unwrap();
             }
             Self::HalfWritten => {
-                let file = place.pki(&format!("{name}.pem"));
+                let file = folder.pki(&format!("{name}.pem"));
                 let whole = fs::read(&file).unwrap();
                 fs::write(file, &whole[..whole.len() / 2]).unwrap();
             }
@@ -129,11 +129,11 @@ impl Rotation {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_rotations_right_and_wrong_cut_no_session() {
-    let place = TestFolder::with(&["dmz", "internal", "www"]);
-    let pair = Plan { accept: WWW, ..Plan::new(Mode::Reverse, "echo://") }.start_in(place.clone()).await;
+    let folder = TestFolder::with(&["dmz", "internal", "www"]);
+    let pair = Plan { accept: WWW, ..Plan::new(Mode::Reverse, "echo://") }.start_in(folder.clone()).await;
     let at = pair.dmz.client_port("orders").await;
-    let load = Load::start(&place, at);
-    let mut in_force = chain(&place, "www.pem").remove(0);
+    let load = Load::start(&folder, at);
+    let mut in_force = chain(&folder, "www.pem").remove(0);
     for number in 0..ROTATIONS {
         // Every other one is right, and puts right what was wrong before it.
         let name = ["www", "dmz", "internal"][number / 2 % 3];
@@ -142,7 +142,7 @@ async fn a_hundred_rotations_right_and_wrong_cut_no_session() {
             (0, 1) => Rotation::HalfWritten,
             _ => Rotation::Whole,
         };
-        rotation.happens(&place, name);
+        rotation.happens(&folder, name);
         // Some are left to the gateway, which looks at its files by itself.
         let is_left = name == "www" && number % 24 == 1;
         for gateway in [&pair.dmz, pair.inner()].into_iter().filter(|_| !is_left) {
@@ -155,13 +155,13 @@ async fn a_hundred_rotations_right_and_wrong_cut_no_session() {
             }
         }
         if matches!(rotation, Rotation::Whole) {
-            in_force = chain(&place, "www.pem").remove(0);
+            in_force = chain(&folder, "www.pem").remove(0);
         }
-        let taken = async { while shown_to_the_next(&place, at).await != in_force {} };
+        let taken = async { while shown_to_the_next(&folder, at).await != in_force {} };
         match is_left {
             true => timeout(PATIENCE, taken).await.expect("it is taken by itself"),
             false => {
-                assert_eq!(shown_to_the_next(&place, at).await, in_force, "{number}: {rotation:?} of {name}")
+                assert_eq!(shown_to_the_next(&folder, at).await, in_force, "{number}: {rotation:?} of {name}")
             }
         }
     }
@@ -181,9 +181,9 @@ async fn a_hundred_rotations_right_and_wrong_cut_no_session() {
 
 #[tokio::test]
 async fn an_expired_certificate_is_reported_keeps_sessions_and_refuses_new_links() {
-    let place = TestFolder::new();
-    make_ending(&place, "dmz", time::Duration::seconds(6));
-    let pair = Plan::new(Mode::Reverse, "echo://").start_in(place.clone()).await;
+    let folder = TestFolder::new();
+    make_ending(&folder, "dmz", time::Duration::seconds(6));
+    let pair = Plan::new(Mode::Reverse, "echo://").start_in(folder.clone()).await;
     let mut client = pair.client().await;
     send(&mut client, b"before").await;
     expect_bytes(&mut client, b"before").await;

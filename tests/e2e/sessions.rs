@@ -278,7 +278,7 @@ async fn drain_refuses_new_sessions_until_a_reload() {
 #[tokio::test]
 async fn a_pair_in_one_process_counts_a_session_once() {
     for mode in ["forward", "reverse"] {
-        let (place, dmz, internal) = (TestFolder::new(), Reserved::new(), Reserved::new());
+        let (folder, dmz, internal) = (TestFolder::new(), Reserved::new(), Reserved::new());
         let text = format!(
             "mode: {mode}\ndmz:\n  link: {{ listen: 'socks+tls://{0}', connect: 'socks+tls://{1}', tls: {DMZ_TLS} }}\n  \
              services: {{ orders: {{ accept: ['tcp://127.0.0.1:0'], sessions: 3 }} }}\n\
@@ -287,7 +287,7 @@ async fn a_pair_in_one_process_counts_a_session_once() {
             dmz.at(),
             internal.at()
         );
-        let pair = place.start("pair", &text);
+        let pair = folder.start("pair", &text);
         let port = pair.client_port("orders").await;
         let mut clients = Vec::new();
         for _ in 0..3 {
@@ -408,9 +408,9 @@ async fn a_waiting_client_is_distinguished_from_relaying_ones() {
 
 #[tokio::test]
 async fn a_gateway_without_handles_drains_as_for_a_stop() {
-    let place = TestFolder::new();
+    let folder = TestFolder::new();
     let gateway =
-        place.start("direct", &Plan { drain: "30s", ..Plan::new(Mode::Direct, "echo://") }.direct());
+        folder.start("direct", &Plan { drain: "30s", ..Plan::new(Mode::Direct, "echo://") }.direct());
     let port = gateway.client_port("orders").await;
     let mut client = dial(port).await;
     send(&mut client, b"1").await;

@@ -64,8 +64,8 @@ async fn silent_client(dmz: &Gateway, service: &str, sent: &[u8]) -> TcpStream {
 }
 
 /// A link of another peer, which offers `void` and answers nothing from then on.
-async fn silent_link(place: &TestFolder, dmz: &Gateway) -> RawLink {
-    let mut link = RawLink::dial(place, "other", dmz.link_port().await, "dmz", &[OURS]).await;
+async fn silent_link(folder: &TestFolder, dmz: &Gateway) -> RawLink {
+    let mut link = RawLink::dial(folder, "other", dmz.link_port().await, "dmz", &[OURS]).await;
     let offer = frames::offer(4, 8, &["void"]);
     link.send_frame(frames::HELLO, &offer).await;
     link.expect_kind(frames::HELLO).await;
@@ -147,28 +147,28 @@ async fn silence_anywhere_delays_neither_others_nor_a_stop() {
 }
 
 async fn check_silence(mode: Mode) {
-    let place = TestFolder::with(&["dmz", "internal", "other"]);
+    let folder = TestFolder::with(&["dmz", "internal", "other"]);
     let mute = Backend::new().await;
     // A gateway that takes each link, and says nothing.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let listen = "listen: 'socks+tls://127.0.0.1:0'";
     let (outer, inner) = match mode {
         Mode::Forward => {
-            let inner = place.start("internal", &internal(mode, listen, &mute.address()));
+            let inner = folder.start("internal", &internal(mode, listen, &mute.address()));
             let (at, silent) = (inner.link_port().await, silent.local_addr().unwrap());
             let connect = format!("connect: ['socks+tls://{at}', 'socks+tls://{silent}']");
-            (place.start("dmz", &dmz(mode, &connect)), inner)
+            (folder.start("dmz", &dmz(mode, &connect)), inner)
         }
         Mode::Reverse | Mode::Direct => {
-            let outer = place.start("dmz", &dmz(mode, listen));
+            let outer = folder.start("dmz", &dmz(mode, listen));
             let connect = format!("connect: 'socks+tls://{}'", outer.link_port().await);
-            (outer, place.start("internal", &internal(mode, &connect, &mute.address())))
+            (outer, folder.start("internal", &internal(mode, &connect, &mute.address())))
         }
     };
     outer.until("the way is ready", |s| s.pools.iter().any(|row| row.ready >= 4)).await;
 
     // A profile that is a pipe, which nobody writes to.
-    let pipe = Program::new("mkfifo").arg(place.path("pipe.yaml")).status().unwrap();
+    let pipe = Program::new("mkfifo").arg(folder.path("pipe.yaml")).status().unwrap();
     assert!(pipe.success());
     // Links: nothing at all, half a ClientHello, and a peer that never answers `open`.
     let listener = if mode == Mode::Forward { &inner } else { &outer };
@@ -176,7 +176,7 @@ async fn check_silence(mode: Mode) {
     let mut links = vec![dial(port).await, dial(port).await];
     send(&mut links[1], &[0x16, 3, 1, 2, 0, 1, 0]).await;
     let silent_peer = match mode {
-        Mode::Reverse => Some(silent_link(&place, &outer).await),
+        Mode::Reverse => Some(silent_link(&folder, &outer).await),
         Mode::Forward | Mode::Direct => None,
     };
     let clients = silent_clients(&outer).await;

@@ -30,7 +30,7 @@ use crate::support::{
 
 /// A pair's profiles for each mode, on the same ports.
 pub struct Pair {
-    pub place: TestFolder,
+    pub folder: TestFolder,
     pub dmz_link: Reserved,
     pub internal_link: Reserved,
     pub clients: Reserved,
@@ -39,7 +39,7 @@ pub struct Pair {
 impl Pair {
     pub fn new() -> Self {
         let (dmz_link, internal_link, clients) = (Reserved::new(), Reserved::new(), Reserved::new());
-        Self { place: TestFolder::new(), dmz_link, internal_link, clients }
+        Self { folder: TestFolder::new(), dmz_link, internal_link, clients }
     }
 
     fn dmz(&self, connect: &str) -> String {
@@ -64,12 +64,12 @@ impl Pair {
     pub fn both(&self, mode: &str) -> PathBuf {
         // A short drain: it bounds a stop, never a session of a service that stays.
         let text = format!("mode: {mode}\ndrain: 100ms\n{}{}", self.dmz(""), self.internal());
-        self.place.profile(mode, &text)
+        self.folder.profile(mode, &text)
     }
 
     pub fn half(&self, mode: &str, name: &str) -> PathBuf {
         let text = if name == "dmz" { self.dmz("") } else { self.internal() };
-        self.place.profile(&format!("{mode}-{name}"), &format!("mode: {mode}\n{text}"))
+        self.folder.profile(&format!("{mode}-{name}"), &format!("mode: {mode}\n{text}"))
     }
 }
 
@@ -148,10 +148,10 @@ pub async fn check_echo(session: &mut TcpStream, text: &str) {
 
 #[tokio::test]
 async fn a_plan_names_each_service_that_is_not_the_same_and_what_that_ends() {
-    let place = TestFolder::new();
+    let folder = TestFolder::new();
     let orders = "orders: { accept: ['tcp://127.0.0.1:0'], connect: 'echo://'";
     let profile = |name: &str, services: &str| {
-        place.profile(name, &format!("mode: direct\ndrain: 7s\ndmz:\n  services:\n{services}"))
+        folder.profile(name, &format!("mode: direct\ndrain: 7s\ndmz:\n  services:\n{services}"))
     };
     let pages = |path: &str| {
         format!("    pages: {{ accept: ['http://127.0.0.1:0{path}'], connect: 'http://127.0.0.1:9' }}\n")
@@ -169,7 +169,7 @@ async fn a_plan_names_each_service_that_is_not_the_same_and_what_that_ends() {
         "after",
         &format!("    {orders}, sessions: 1 }}\n{}{}{news}", pages("/b"), mall("b.example", 10)),
     );
-    let gateway = place.start_file(&before);
+    let gateway = folder.start_file(&before);
     let port = gateway.client_port("orders").await;
     let mut open = [dial(port).await, dial(port).await];
     for client in &mut open {
@@ -203,7 +203,7 @@ async fn a_plan_names_each_service_that_is_not_the_same_and_what_that_ends() {
 #[tokio::test]
 async fn a_pair_moves_through_all_modes_under_load_with_a_session_open_throughout() {
     let pair = Pair::new();
-    let gateway = pair.place.start_file(&pair.both("forward"));
+    let gateway = pair.folder.start_file(&pair.both("forward"));
     ready(&gateway).await;
     let mut long = dial(pair.clients.at()).await;
     check_echo(&mut long, "from the start").await;
@@ -239,8 +239,8 @@ async fn a_pair_moves_through_all_modes_under_load_with_a_session_open_throughou
 async fn two_halves_are_switched_in_either_order_seconds_apart_under_load() {
     for first in ["dmz", "internal"] {
         let pair = Pair::new();
-        let dmz = pair.place.start_file(&pair.half("forward", "dmz"));
-        let internal = pair.place.start_file(&pair.half("forward", "internal"));
+        let dmz = pair.folder.start_file(&pair.half("forward", "dmz"));
+        let internal = pair.folder.start_file(&pair.half("forward", "internal"));
         ready(&dmz).await;
         let mut long = dial(pair.clients.at()).await;
         check_echo(&mut long, "from the start").await;
@@ -277,8 +277,8 @@ async fn two_halves_are_switched_in_either_order_seconds_apart_under_load() {
 #[tokio::test]
 async fn a_switch_that_the_other_half_does_not_follow_goes_back() {
     let pair = Pair::new();
-    let dmz = pair.place.start_file(&pair.half("forward", "dmz"));
-    let _internal = pair.place.start_file(&pair.half("forward", "internal"));
+    let dmz = pair.folder.start_file(&pair.half("forward", "dmz"));
+    let _internal = pair.folder.start_file(&pair.half("forward", "internal"));
     ready(&dmz).await;
     let load = Load::start(pair.clients.at());
     let file = pair.half("reverse", "dmz").to_str().unwrap().to_owned();
@@ -315,15 +315,15 @@ fn direct(drain: &str, services: &[(&str, SocketAddr, &str)]) -> String {
 
 #[tokio::test]
 async fn a_service_that_the_new_profile_lacks_is_drained_and_then_cut() {
-    let (place, one, two) = (TestFolder::new(), Reserved::new(), Reserved::new());
+    let (folder, one, two) = (TestFolder::new(), Reserved::new(), Reserved::new());
     let both = direct("500ms", &[("one", one.at(), "echo://"), ("two", two.at(), "echo://")]);
-    let gateway = place.start("both", &both);
+    let gateway = folder.start("both", &both);
     let (mut ends, mut outlives, mut stays) =
         (dial(one.at()).await, dial(one.at()).await, dial(two.at()).await);
     for session in [&mut ends, &mut outlives, &mut stays] {
         check_echo(session, "open").await;
     }
-    gateway.switch(&place.profile("only", &direct("500ms", &[("two", two.at(), "echo://")]))).await;
+    gateway.switch(&folder.profile("only", &direct("500ms", &[("two", two.at(), "echo://")]))).await;
     until_closed(one.at()).await;
     check_echo(&mut ends, "still").await;
     ends.shutdown().await.unwrap();
@@ -336,12 +336,12 @@ async fn a_service_that_the_new_profile_lacks_is_drained_and_then_cut() {
 
 #[tokio::test]
 async fn a_port_is_handed_from_one_service_to_another() {
-    let (place, port) = (TestFolder::new(), Reserved::new());
+    let (folder, port) = (TestFolder::new(), Reserved::new());
     let (old, new) = (Backend::new().await, Backend::new().await);
-    let gateway = place.start("old", &direct("30s", &[("old", port.at(), &old.address())]));
+    let gateway = folder.start("old", &direct("30s", &[("old", port.at(), &old.address())]));
     let mut before = dial(port.at()).await;
     let mut old_server = old.accept().await;
-    gateway.switch(&place.profile("new", &direct("30s", &[("new", port.at(), &new.address())]))).await;
+    gateway.switch(&folder.profile("new", &direct("30s", &[("new", port.at(), &new.address())]))).await;
     let mut after = dial(port.at()).await;
     let mut new_server = new.accept().await;
     send(&mut before, b"old words").await;
@@ -364,8 +364,8 @@ fn shape(snapshot: &Snapshot) -> String {
 
 #[tokio::test]
 async fn a_switch_that_cannot_begin_changes_nothing() {
-    let (place, port, free) = (TestFolder::new(), Reserved::new(), Reserved::new());
-    let gateway = place.start("good", &direct("30s", &[("orders", port.at(), "echo://")]));
+    let (folder, port, free) = (TestFolder::new(), Reserved::new(), Reserved::new());
+    let gateway = folder.start("good", &direct("30s", &[("orders", port.at(), "echo://")]));
     let mut open = dial(port.at()).await;
     check_echo(&mut open, "open").await;
     let before = shape(&*gateway.now().await);
@@ -373,9 +373,9 @@ async fn a_switch_that_cannot_begin_changes_nothing() {
     let taken_at = taken.local_addr().unwrap();
     let services =
         [("orders", port.at(), "echo://"), ("a", free.at(), "echo://"), ("b", taken_at, "echo://")];
-    let collides = place.profile("collides", &direct("30s", &services));
-    let broken = place.profile("broken", "mode: sideways\ndmz: 7\n");
-    let no_certificate = place.profile(
+    let collides = folder.profile("collides", &direct("30s", &services));
+    let broken = folder.profile("broken", "mode: sideways\ndmz: 7\n");
+    let no_certificate = folder.profile(
         "no-certificate",
         "mode: reverse\ndmz:\n  link: { listen: 'socks+tls://127.0.0.1:0', tls: { certificate: none.pem, \
          key: none.key, ca: none.pem, peers: [x] } }\n  services: { orders: { accept: ['tcp://127.0.0.1:0'] } }\n",
@@ -384,7 +384,7 @@ async fn a_switch_that_cannot_begin_changes_nothing() {
         (&collides, format!("{taken_at}: the port is taken by another program (")),
         (&broken, "broken.yaml:1:7: mode: ".into()),
         (&no_certificate, "none.pem".into()),
-        (&place.path("absent.yaml"), "there is no file".into()),
+        (&folder.path("absent.yaml"), "there is no file".into()),
     ] {
         let refused = gateway.refusal_of(Command::Switch { profile: file.to_str().unwrap().into() }).await;
         assert!(refused.contains(&why), "`{why}` is not in: {refused}");
@@ -399,9 +399,9 @@ async fn a_switch_that_cannot_begin_changes_nothing() {
 
 #[tokio::test]
 async fn a_plain_name_is_looked_up_by_the_gateway() {
-    let (place, port) = (TestFolder::new(), Reserved::new());
-    let gateway = place.start("one", &direct("30s", &[("orders", port.at(), "echo://")]));
-    place.profile("two", &direct("30s", &[("orders", port.at(), "echo://")]));
+    let (folder, port) = (TestFolder::new(), Reserved::new());
+    let gateway = folder.start("one", &direct("30s", &[("orders", port.at(), "echo://")]));
+    folder.profile("two", &direct("30s", &[("orders", port.at(), "echo://")]));
     gateway.done(Command::Switch { profile: "two".into() }).await;
     assert_eq!(gateway.now().await.profile, "two");
     let refused = gateway.refusal_of(Command::Switch { profile: "three".into() }).await;
@@ -410,12 +410,12 @@ async fn a_plain_name_is_looked_up_by_the_gateway() {
 
 #[tokio::test]
 async fn a_backend_that_moves_is_followed_by_a_reload() {
-    let (place, port) = (TestFolder::new(), Reserved::new());
+    let (folder, port) = (TestFolder::new(), Reserved::new());
     let (old, new) = (Backend::new().await, Backend::new().await);
-    let gateway = place.start("one", &direct("30s", &[("orders", port.at(), &old.address())]));
+    let gateway = folder.start("one", &direct("30s", &[("orders", port.at(), &old.address())]));
     let _before = dial(port.at()).await;
     let mut old_server = old.accept().await;
-    place.profile("one", &direct("30s", &[("orders", port.at(), &new.address())]));
+    folder.profile("one", &direct("30s", &[("orders", port.at(), &new.address())]));
     gateway.done(Command::Reload).await;
     let _after = dial(port.at()).await;
     new.accept().await;

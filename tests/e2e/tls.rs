@@ -34,17 +34,17 @@ use crate::support::{
     tls,
 };
 
-fn internal(place: &TestFolder) -> Gateway {
+fn internal(folder: &TestFolder) -> Gateway {
     let text = format!(
         "mode: forward\ninternal:\n  link: {{ listen: 'socks+tls://127.0.0.1:0', tls: {INTERNAL_TLS} }}\n  \
          services: {{ orders: {{ connect: 'echo://' }} }}\n"
     );
-    place.start("internal", &text)
+    folder.start("internal", &text)
 }
 
 /// A good link is carried, whatever came before it.
-async fn good_link_is_carried(place: &TestFolder, at: SocketAddr) {
-    let mut stream = tls::link(tls::client(place, "dmz"), at, "internal").await;
+async fn good_link_is_carried(folder: &TestFolder, at: SocketAddr) {
+    let mut stream = tls::link(tls::client(folder, "dmz"), at, "internal").await;
     assert_eq!(ask(&mut stream, CONNECT, b"orders").await, 0);
     send(&mut stream, b"good").await;
     expect_bytes(&mut stream, b"good").await;
@@ -84,14 +84,14 @@ async fn rejected(config: ClientConfig, at: SocketAddr) -> SocketAddr {
 }
 
 /// A certificate for `dmz` from the CA of `place` that ended yesterday, as `expired.pem`.
-fn make_expired(place: &TestFolder) {
-    make_ending(place, "expired", time::Duration::days(-1));
+fn make_expired(folder: &TestFolder) {
+    make_ending(folder, "expired", time::Duration::days(-1));
 }
 
 /// A certificate that expires after this time, in files of this name.
-pub fn make_ending(place: &TestFolder, file: &str, after: time::Duration) {
-    let authority = fs::read_to_string(place.pki("ca.pem")).unwrap();
-    let authority_key = KeyPair::from_pem(&fs::read_to_string(place.pki("ca.key")).unwrap()).unwrap();
+pub fn make_ending(folder: &TestFolder, file: &str, after: time::Duration) {
+    let authority = fs::read_to_string(folder.pki("ca.pem")).unwrap();
+    let authority_key = KeyPair::from_pem(&fs::read_to_string(folder.pki("ca.key")).unwrap()).unwrap();
     let issuer = Issuer::from_ca_cert_pem(&authority, authority_key).unwrap();
     let mut params = CertificateParams::new(vec!["dmz".to_owned()]).unwrap();
     params.not_before = time::OffsetDateTime::now_utc() - time::Duration::days(9);
@@ -99,30 +99,30 @@ pub fn make_ending(place: &TestFolder, file: &str, after: time::Duration) {
     params.extended_key_usages =
         vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     let key = KeyPair::generate().unwrap();
-    fs::write(place.pki(&format!("{file}.pem")), params.signed_by(&key, &issuer).unwrap().pem()).unwrap();
-    fs::write(place.pki(&format!("{file}.key")), key.serialize_pem()).unwrap();
+    fs::write(folder.pki(&format!("{file}.pem")), params.signed_by(&key, &issuer).unwrap().pem()).unwrap();
+    fs::write(folder.pki(&format!("{file}.key")), key.serialize_pem()).unwrap();
 }
 
 #[tokio::test]
 async fn a_certificate_that_is_not_a_peers_is_rejected() {
-    let (place, other) = (TestFolder::with(&["dmz", "internal", "stranger"]), TestFolder::new());
-    make_expired(&place);
-    let gateway = internal(&place);
+    let (folder, other) = (TestFolder::with(&["dmz", "internal", "stranger"]), TestFolder::new());
+    make_expired(&folder);
+    let gateway = internal(&folder);
     let at = gateway.link_port().await;
-    let anonymous = ClientConfig::builder().with_root_certificates(tls::roots(&place)).with_no_client_auth();
+    let anonymous = ClientConfig::builder().with_root_certificates(tls::roots(&folder)).with_no_client_auth();
     let foreign = ClientConfig::builder()
-        .with_root_certificates(tls::roots(&place))
+        .with_root_certificates(tls::roots(&folder))
         .with_client_auth_cert(tls::chain(&other, "dmz.pem"), tls::key(&other, "dmz.key"))
         .unwrap();
     for (config, why) in [
-        (tls::client(&place, "stranger"), "certificate is for stranger, none of which is among"),
+        (tls::client(&folder, "stranger"), "certificate is for stranger, none of which is among"),
         (foreign, "its certificate comes from another CA than this link's `ca`"),
         (anonymous, "peer sent no certificates"),
-        (tls::client(&place, "expired"), "expired"),
+        (tls::client(&folder, "expired"), "expired"),
     ] {
         let from = rejected(config, at).await;
         expect_one_line(&gateway, from, why).await;
-        good_link_is_carried(&place, at).await;
+        good_link_is_carried(&folder, at).await;
     }
 }
 
@@ -139,8 +139,8 @@ fn hello_of_tls_1_2() -> Vec<u8> {
 
 #[tokio::test]
 async fn older_tls_is_refused_and_affects_no_other_link() {
-    let place = TestFolder::new();
-    let gateway = internal(&place);
+    let folder = TestFolder::new();
+    let gateway = internal(&folder);
     let at = gateway.link_port().await;
     let mut random = vec![0; 64 * 1024];
     fastrand::Rng::with_seed(seed()).fill(&mut random);
@@ -152,18 +152,18 @@ async fn older_tls_is_refused_and_affects_no_other_link() {
     ] {
         let from = ended_after(at, &bytes).await;
         expect_one_line(&gateway, from, why).await;
-        good_link_is_carried(&place, at).await;
+        good_link_is_carried(&folder, at).await;
     }
 }
 
 #[tokio::test]
 async fn half_a_client_hello_and_silence_end_within_the_deadline() {
-    let place = TestFolder::new();
-    let gateway = internal(&place);
+    let folder = TestFolder::new();
+    let gateway = internal(&folder);
     let at = gateway.link_port().await;
     let hello = hello_of_tls_1_2();
     let silent = [0, 3, hello.len() / 2].map(|length| ended_after(at, &hello[..length]));
-    let (froms, ()) = tokio::join!(futures_util::future::join_all(silent), good_link_is_carried(&place, at));
+    let (froms, ()) = tokio::join!(futures_util::future::join_all(silent), good_link_is_carried(&folder, at));
     for from in froms {
         expect_one_line(&gateway, from, "its handshake was not complete within 5s").await;
     }
@@ -192,13 +192,13 @@ impl ClientSessionStore for Tickets {
 
 #[tokio::test]
 async fn no_ticket_is_given_and_nothing_is_resumed() {
-    let place = TestFolder::new();
-    let gateway = internal(&place);
+    let folder = TestFolder::new();
+    let gateway = internal(&folder);
     let at = gateway.link_port().await;
     let tickets = Arc::new(Tickets::default());
-    let mut counting = tls::client(&place, "dmz");
+    let mut counting = tls::client(&folder, "dmz");
     counting.resumption = Resumption::store(tickets.clone());
-    let mut resuming = tls::client(&place, "dmz");
+    let mut resuming = tls::client(&folder, "dmz");
     resuming.resumption = Resumption::in_memory_sessions(8);
     for config in [counting, resuming.clone(), resuming] {
         let mut stream = tls::link(config, at, "internal").await;
@@ -225,31 +225,34 @@ async fn the_name_in_the_certificate_is_shown_as_the_peer() {
 }
 
 /// A TLS server that is not one of our gateways.
-async fn serve_as(place: &TestFolder, name: &str, ca: &TestFolder) -> (TcpListener, TlsAcceptor) {
+async fn serve_as(folder: &TestFolder, name: &str, ca: &TestFolder) -> (TcpListener, TlsAcceptor) {
     let verifier = WebPkiClientVerifier::builder(Arc::new(tls::roots(ca))).build().unwrap();
     let config = ServerConfig::builder()
         .with_client_cert_verifier(verifier)
-        .with_single_cert(tls::chain(place, &format!("{name}.pem")), tls::key(place, &format!("{name}.key")))
+        .with_single_cert(
+            tls::chain(folder, &format!("{name}.pem")),
+            tls::key(folder, &format!("{name}.key")),
+        )
         .unwrap();
     (TcpListener::bind("127.0.0.1:0").await.unwrap(), TlsAcceptor::from(Arc::new(config)))
 }
 
 #[tokio::test]
 async fn the_dialling_half_checks_the_other_sides_certificate() {
-    let (place, other) = (TestFolder::with(&["dmz", "internal", "stranger"]), TestFolder::new());
-    make_expired(&place);
+    let (folder, other) = (TestFolder::with(&["dmz", "internal", "stranger"]), TestFolder::new());
+    make_expired(&folder);
     for (of, name, why) in [
-        (&place, "stranger", "certificate is for stranger, none of which is among"),
+        (&folder, "stranger", "certificate is for stranger, none of which is among"),
         (&other, "dmz", "its certificate comes from another CA than this link's `ca`"),
-        (&place, "expired", "expired"),
+        (&folder, "expired", "expired"),
     ] {
-        let (listener, acceptor) = serve_as(of, name, &place).await;
+        let (listener, acceptor) = serve_as(of, name, &folder).await;
         let text = format!(
             "mode: reverse\ninternal:\n  link: {{ connect: 'socks+tls://{}', tls: {INTERNAL_TLS} }}\n  \
              services: {{ orders: {{ connect: 'echo://' }} }}\n",
             listener.local_addr().unwrap()
         );
-        let gateway = place.start("internal", &text);
+        let gateway = folder.start("internal", &text);
         let shaken: Result<_, std::io::Error> = acceptor.accept(listener.accept().await.unwrap().0).await;
         assert!(shaken.unwrap_err().to_string().contains("alert"), "{name}");
         let row = gateway.until_pool("down", |row| row.state == PoolState::Down).await;
@@ -262,7 +265,7 @@ async fn the_dialling_half_checks_the_other_sides_certificate() {
 #[tokio::test]
 async fn the_dialling_half_learns_that_its_certificate_is_refused() {
     for mode in [Mode::Forward, Mode::Reverse] {
-        let place = TestFolder::with(&["dmz", "internal", "stranger"]);
+        let folder = TestFolder::with(&["dmz", "internal", "stranger"]);
         let (word, dials, listens) = match mode {
             Mode::Reverse => ("reverse", "internal", "dmz"),
             _ => ("forward", "dmz", "internal"),
@@ -280,10 +283,10 @@ async fn the_dialling_half_learns_that_its_certificate_is_refused() {
             format!("{{ certificate: pki/{name}.pem, key: pki/{name}.key, ca: pki/ca.pem, peers: [{of}] }}")
         };
         let link = "listen: 'socks+tls://127.0.0.1:0'";
-        let listening = place.start(listens, &half(listens, link, &tls(listens, dials), service(listens)));
+        let listening = folder.start(listens, &half(listens, link, &tls(listens, dials), service(listens)));
         let link = format!("connect: 'socks+tls://{}'", listening.link_port().await);
         let dialling = half(dials, &link, &tls("stranger", listens), service(dials));
-        let dialling = place.start(dials, &dialling);
+        let dialling = folder.start(dials, &dialling);
         let refused = "TLS: the other gateway refuses this one's certificate";
         let is_reported = |text: &Option<String>| text.as_deref().is_some_and(|text| text.contains(refused));
         let within = "it learns that its certificate is refused";
@@ -293,15 +296,15 @@ async fn the_dialling_half_learns_that_its_certificate_is_refused() {
 
 #[tokio::test]
 async fn the_dialling_half_learns_the_refusal_from_a_listener_that_is_no_gateway() {
-    let (place, other) = (TestFolder::new(), TestFolder::new());
+    let (folder, other) = (TestFolder::new(), TestFolder::new());
     // It believes another CA than the one that the half has its certificate from.
-    let (listener, acceptor) = serve_as(&place, "dmz", &other).await;
+    let (listener, acceptor) = serve_as(&folder, "dmz", &other).await;
     let text = format!(
         "mode: reverse\ninternal:\n  link: {{ connect: 'socks+tls://{}', tls: {INTERNAL_TLS} }}\n  \
          services: {{ orders: {{ connect: 'echo://' }} }}\n",
         listener.local_addr().unwrap()
     );
-    let gateway = place.start("internal", &text);
+    let gateway = folder.start("internal", &text);
     let refuses = async {
         loop {
             // The dialling side gets an alert, and then dials again.
@@ -319,15 +322,15 @@ async fn the_dialling_half_learns_the_refusal_from_a_listener_that_is_no_gateway
 
 #[tokio::test]
 async fn the_address_that_was_dialled_plays_no_part() {
-    let place = TestFolder::new();
+    let folder = TestFolder::new();
     // The certificate is for `internal`; the address is an IP that it does not name.
-    let (listener, acceptor) = serve_as(&place, "internal", &place).await;
+    let (listener, acceptor) = serve_as(&folder, "internal", &folder).await;
     let text = format!(
         "mode: forward\ndmz:\n  link: {{ connect: 'socks+tls://{}', tls: {DMZ_TLS} }}\n  \
          services: {{ orders: {{ accept: ['tcp://127.0.0.1:0'] }} }}\n",
         listener.local_addr().unwrap()
     );
-    let gateway = place.start("dmz", &text);
+    let gateway = folder.start("dmz", &text);
     let mut stream = acceptor.accept(listener.accept().await.unwrap().0).await.unwrap();
     expect_bytes(&mut stream, &[5, 1, 0]).await;
     send(&mut stream, &[5, 0]).await;
@@ -341,7 +344,7 @@ async fn a_link_that_ends_without_close_notify_is_a_cut() {
     let at = pair.dmz.link_port().await;
     pair.internal.as_ref().unwrap().done(portcullis::gateway::handle::Command::Drain { service: None }).await;
     pair.dmz.until("no link ready", |snapshot| snapshot.pools[0].ready == 0).await;
-    let mut parked = tls::link(tls::client(&pair.place, "internal"), at, "dmz").await;
+    let mut parked = tls::link(tls::client(&pair.folder, "internal"), at, "dmz").await;
     assert_eq!(ask(&mut parked, BIND, b"orders").await, 0);
     let mut client = pair.client().await;
     send(&mut client, b"half a me").await;
@@ -355,7 +358,7 @@ async fn a_link_that_ends_without_close_notify_is_a_cut() {
 }
 
 /// A certificate of `name` that signs itself, made by openssl.
-pub fn self_signed(place: &TestFolder, name: &str, is_ca: &str) {
+pub fn self_signed(folder: &TestFolder, name: &str, is_ca: &str) {
     let made = std::process::Command::new("openssl")
         .args([
             "req",
@@ -371,9 +374,9 @@ pub fn self_signed(place: &TestFolder, name: &str, is_ca: &str) {
         .args(["-subj", &format!("/CN={name}"), "-addext", &format!("subjectAltName=DNS:{name}")])
         .args(["-addext", &format!("basicConstraints=critical,CA:{is_ca}")])
         .arg("-keyout")
-        .arg(place.pki(&format!("{name}.key")))
+        .arg(folder.pki(&format!("{name}.key")))
         .arg("-out")
-        .arg(place.pki(&format!("{name}.pem")))
+        .arg(folder.pki(&format!("{name}.pem")))
         .output()
         .unwrap();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
@@ -382,14 +385,14 @@ pub fn self_signed(place: &TestFolder, name: &str, is_ca: &str) {
 #[tokio::test]
 async fn halves_link_with_certificates_that_sign_themselves_and_stand_in_ca() {
     for (mode, is_ca) in [(Mode::Forward, "TRUE"), (Mode::Reverse, "FALSE")] {
-        let place = TestFolder::new();
+        let folder = TestFolder::new();
         for name in ["dmz", "internal"] {
-            self_signed(&place, name, is_ca);
+            self_signed(&folder, name, is_ca);
         }
         let both =
-            ["dmz", "internal"].map(|name| fs::read_to_string(place.pki(&format!("{name}.pem"))).unwrap());
-        fs::write(place.pki("ca.pem"), both.concat()).unwrap();
-        let pair = Plan::new(mode, "echo://").start_in(place).await;
+            ["dmz", "internal"].map(|name| fs::read_to_string(folder.pki(&format!("{name}.pem"))).unwrap());
+        fs::write(folder.pki("ca.pem"), both.concat()).unwrap();
+        let pair = Plan::new(mode, "echo://").start_in(folder).await;
         let mut client = pair.client().await;
         send(&mut client, b"pinned").await;
         expect_bytes(&mut client, b"pinned").await;
@@ -404,45 +407,45 @@ fn classic_provider() -> Arc<CryptoProvider> {
     Arc::new(provider)
 }
 
-fn classic_client(place: &TestFolder) -> ClientConfig {
+fn classic_client(folder: &TestFolder) -> ClientConfig {
     ClientConfig::builder_with_provider(classic_provider())
         .with_safe_default_protocol_versions()
         .unwrap()
-        .with_root_certificates(tls::roots(place))
-        .with_client_auth_cert(tls::chain(place, "dmz.pem"), tls::key(place, "dmz.key"))
+        .with_root_certificates(tls::roots(folder))
+        .with_client_auth_cert(tls::chain(folder, "dmz.pem"), tls::key(folder, "dmz.key"))
         .unwrap()
 }
 
 #[tokio::test]
 async fn a_link_may_demand_a_hybrid_key_exchange() {
-    let place = TestFolder::new();
+    let folder = TestFolder::new();
     for policy in ["", ", post_quantum: preferred", ", post_quantum: required"] {
         let text = format!(
             "mode: forward\ninternal:\n  link: {{ listen: 'socks+tls://127.0.0.1:0', tls: {INTERNAL_TLS}{policy} }}\n  \
              services: {{ orders: {{ connect: 'echo://' }} }}\n"
         );
-        let gateway = place.start("internal", &text);
+        let gateway = folder.start("internal", &text);
         let at = gateway.link_port().await;
         if policy.contains("required") {
-            let from = rejected(classic_client(&place), at).await;
+            let from = rejected(classic_client(&folder), at).await;
             expect_one_line(&gateway, from, "takes X25519MLKEM768 alone").await;
         } else {
-            let mut stream = tls::link(classic_client(&place), at, "internal").await;
+            let mut stream = tls::link(classic_client(&folder), at, "internal").await;
             assert_eq!(ask(&mut stream, CONNECT, b"orders").await, 0, "{policy}");
         }
-        good_link_is_carried(&place, at).await;
+        good_link_is_carried(&folder, at).await;
     }
 }
 
 /// The half that dials demands it too, and says what it is that does not go.
 #[tokio::test]
 async fn a_half_that_dials_may_demand_a_hybrid_key_exchange() {
-    let place = TestFolder::new();
+    let folder = TestFolder::new();
     let config = ServerConfig::builder_with_provider(classic_provider())
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
-        .with_single_cert(tls::chain(&place, "internal.pem"), tls::key(&place, "internal.key"))
+        .with_single_cert(tls::chain(&folder, "internal.pem"), tls::key(&folder, "internal.key"))
         .unwrap();
     let (listener, acceptor) =
         (TcpListener::bind("127.0.0.1:0").await.unwrap(), TlsAcceptor::from(Arc::new(config)));
@@ -451,7 +454,7 @@ async fn a_half_that_dials_may_demand_a_hybrid_key_exchange() {
         "mode: forward\ndmz:\n  link: {{ connect: 'socks+tls://{at}', tls: {DMZ_TLS}, post_quantum: required }}\n  \
          services: {{ orders: {{ accept: ['tcp://127.0.0.1:0'] }} }}\n"
     );
-    let gateway = place.start("dmz", &text);
+    let gateway = folder.start("dmz", &text);
     let (stream, _) = timeout(PATIENCE, listener.accept()).await.expect("a dial").unwrap();
     timeout(PATIENCE, acceptor.accept(stream)).await.expect("an answer in time").unwrap_err();
     let row = gateway.until_pool("down", |row| row.state == PoolState::Down).await;

@@ -14,20 +14,20 @@ use crate::support::{
 /// The one before ours and one to come, and what every version knows.
 const OTHER: [&str; 3] = ["portcullis/1", "portcullis/9", SOCKS];
 
-fn dmz(place: &TestFolder, mode: &str, link: &str) -> Gateway {
+fn dmz(folder: &TestFolder, mode: &str, link: &str) -> Gateway {
     let text = format!(
         "mode: {mode}\ndmz:\n  link: {{ {link}, tls: {DMZ_TLS}, prepared: 1 }}\n  services: {{ orders: {{ accept: \
          ['tcp://127.0.0.1:0'] }} }}\n"
     );
-    place.start("dmz", &text)
+    folder.start("dmz", &text)
 }
 
-fn internal(place: &TestFolder, mode: &str, link: &str) -> Gateway {
+fn internal(folder: &TestFolder, mode: &str, link: &str) -> Gateway {
     let text = format!(
         "mode: {mode}\ninternal:\n  link: {{ {link}, tls: {INTERNAL_TLS}, prepared: 1 }}\n  services: {{ orders: {{ \
          connect: 'echo://' }} }}\n"
     );
-    place.start("internal", &text)
+    folder.start("internal", &text)
 }
 
 /// One notice and one WARN of it, with all of `words`; both are one call.
@@ -59,23 +59,23 @@ async fn until_socks(gateway: &Gateway) {
 
 #[tokio::test]
 async fn an_internal_half_of_another_version_dials_in() {
-    let place = TestFolder::new();
-    let gateway = dmz(&place, "reverse", "listen: 'socks+tls://127.0.0.1:0'");
+    let folder = TestFolder::new();
+    let gateway = dmz(&folder, "reverse", "listen: 'socks+tls://127.0.0.1:0'");
     let at = gateway.link_port().await;
-    let mut link = RawLink::dial(&place, "internal", at, "dmz", &OTHER).await;
+    let mut link = RawLink::dial(&folder, "internal", at, "dmz", &OTHER).await;
     assert_eq!(link.agreed(), Some(SOCKS));
     assert_eq!(ask(&mut link.stream, BIND, b"orders").await, 0);
     until_socks(&gateway).await;
-    let mut again = RawLink::dial(&place, "internal", at, "dmz", &OTHER).await;
+    let mut again = RawLink::dial(&folder, "internal", at, "dmz", &OTHER).await;
     assert_eq!(ask(&mut again.stream, BIND, b"orders").await, 0);
     expect_one_notice(&gateway, &[OURS[0], OURS[1], "internal speaks portcullis/1 and portcullis/9"]).await;
 }
 
 #[tokio::test]
 async fn a_dmz_half_of_another_version_is_dialled() {
-    let place = TestFolder::new();
-    let port = Port::new(&place, "dmz", &OTHER).await;
-    let gateway = internal(&place, "reverse", &format!("connect: '{}'", port.address()));
+    let folder = TestFolder::new();
+    let port = Port::new(&folder, "dmz", &OTHER).await;
+    let gateway = internal(&folder, "reverse", &format!("connect: '{}'", port.address()));
     let mut link = port.accept().await;
     assert_eq!(link.agreed(), Some(SOCKS));
     expect_bytes(&mut link.stream, &SOCKS_OFFER).await;
@@ -88,9 +88,9 @@ async fn a_dmz_half_of_another_version_is_dialled() {
 
 #[tokio::test]
 async fn an_internal_half_of_another_version_is_dialled() {
-    let place = TestFolder::new();
-    let port = Port::new(&place, "internal", &OTHER).await;
-    let gateway = dmz(&place, "forward", &format!("connect: '{}'", port.address()));
+    let folder = TestFolder::new();
+    let port = Port::new(&folder, "internal", &OTHER).await;
+    let gateway = dmz(&folder, "forward", &format!("connect: '{}'", port.address()));
     let mut link = port.accept().await;
     assert_eq!(link.agreed(), Some(SOCKS));
     expect_bytes(&mut link.stream, &SOCKS_OFFER).await;
@@ -101,15 +101,15 @@ async fn an_internal_half_of_another_version_is_dialled() {
 
 #[tokio::test]
 async fn a_dmz_half_of_another_version_dials_in() {
-    let place = TestFolder::new();
-    let gateway = internal(&place, "forward", "listen: 'socks+tls://127.0.0.1:0'");
+    let folder = TestFolder::new();
+    let gateway = internal(&folder, "forward", "listen: 'socks+tls://127.0.0.1:0'");
     let at = gateway.link_port().await;
-    let mut link = RawLink::dial(&place, "dmz", at, "internal", &OTHER).await;
+    let mut link = RawLink::dial(&folder, "dmz", at, "internal", &OTHER).await;
     assert_eq!(link.agreed(), Some(SOCKS));
     assert_eq!(ask(&mut link.stream, CONNECT, b"orders").await, 0);
     send(&mut link.stream, b"words").await;
     expect_bytes(&mut link.stream, b"words").await;
-    let mut again = RawLink::dial(&place, "dmz", at, "internal", &OTHER).await;
+    let mut again = RawLink::dial(&folder, "dmz", at, "internal", &OTHER).await;
     assert_eq!(ask(&mut again.stream, CONNECT, b"orders").await, 0);
     expect_one_notice(&gateway, &[OURS[0], OURS[1], "dmz speaks portcullis/1 and portcullis/9"]).await;
 }
@@ -117,10 +117,10 @@ async fn a_dmz_half_of_another_version_dials_in() {
 /// Another program that speaks SOCKS5 is what it should be.
 #[tokio::test]
 async fn a_program_that_never_spoke_ours_is_no_news() {
-    let place = TestFolder::new();
-    let gateway = internal(&place, "forward", "listen: 'socks+tls://127.0.0.1:0'");
+    let folder = TestFolder::new();
+    let gateway = internal(&folder, "forward", "listen: 'socks+tls://127.0.0.1:0'");
     let mut link =
-        RawLink::dial(&place, "dmz", gateway.link_port().await, "internal", &[SOCKS, "portcullis/x"]).await;
+        RawLink::dial(&folder, "dmz", gateway.link_port().await, "internal", &[SOCKS, "portcullis/x"]).await;
     assert_eq!(ask(&mut link.stream, CONNECT, b"orders").await, 0);
     let seen = gateway.now().await;
     assert!(!seen.notices.iter().any(|line| line.text.contains("SOCKS5")), "{:?}", seen.notices);

@@ -31,14 +31,14 @@ struct Balancer {
 }
 
 impl Balancer {
-    fn new(place: &TestFolder) -> Self {
+    fn new(folder: &TestFolder) -> Self {
         let [front, first, second, alpha, beta, one, two] = free_ports();
-        let stats = place.path("haproxy.sock").display().to_string();
+        let stats = folder.path("haproxy.sock").display().to_string();
         Self { front, backends: [first, second], accepts: [alpha, beta], health: [one, two], stats }
     }
 
     /// Starts it; `front` is how it treats clients.
-    fn start(&self, place: &TestFolder, front: &str) -> Server {
+    fn start(&self, folder: &TestFolder, front: &str) -> Server {
         let Self { stats, front: port, .. } = self;
         let mut config = format!(
             "global\n  stats socket {stats} mode 600 level admin\n\
@@ -55,9 +55,9 @@ impl Balancer {
             config +=
                 &format!("  server {name} 127.0.0.1:{accept} check port {check} inter 100ms fall 1 rise 1\n");
         }
-        place.write("haproxy.cfg", &config);
+        folder.write("haproxy.cfg", &config);
         let mut command = Command::new("/usr/sbin/haproxy");
-        let file = place.path("haproxy.cfg").display().to_string();
+        let file = folder.path("haproxy.cfg").display().to_string();
         Server::start(command.args(["-db", "-f", &file]), *port)
     }
 
@@ -116,20 +116,20 @@ fn haproxy_takes_an_unready_gateway_out_and_back_in() {
     if !has_all("haproxy_takes_an_unready_gateway_out_and_back_in") {
         return;
     }
-    let place = TestFolder::with_certificates();
-    let balancer = Balancer::new(&place);
+    let folder = TestFolder::with_certificates();
+    let balancer = Balancer::new(&folder);
     let gateways: Vec<Gateway<'_>> = (0..2)
         .map(|at| {
-            place.write(&format!("{}.yaml", NAMES[at]), &balancer.direct(at));
-            place.start(NAMES[at])
+            folder.write(&format!("{}.yaml", NAMES[at]), &balancer.direct(at));
+            folder.start(NAMES[at])
         })
         .collect();
-    let _haproxy = balancer.start(&place, "  mode tcp\n");
+    let _haproxy = balancer.start(&folder, "  mode tcp\n");
     let ask =
         || printed(&["curl", "-sSf", "--max-time", "10", &format!("http://127.0.0.1:{}/", balancer.front)]);
     let command = |gateway: &str, word: &str| {
-        let socket = place.path(&format!("run/{gateway}.sock")).display().to_string();
-        let sent = ended(&mut place.command(&[word, "--admin", &socket]));
+        let socket = folder.path(&format!("run/{gateway}.sock")).display().to_string();
+        let sent = ended(&mut folder.command(&[word, "--admin", &socket]));
         assert!(sent.status.success(), "{sent:?}");
     };
     NAMES.iter().for_each(|name| balancer.until_in(name));
@@ -154,11 +154,11 @@ fn haproxy_loses_no_client_of_a_gateway_that_stops_and_comes_back() {
     if !has_all("haproxy_loses_no_client_of_a_gateway_that_stops_and_comes_back") {
         return;
     }
-    let place = TestFolder::with_certificates();
-    let balancer = Balancer::new(&place);
-    (0..2).for_each(|at| place.write(&format!("{}.yaml", NAMES[at]), &balancer.direct(at)));
-    let mut gateways = NAMES.map(|name| Some(place.start(name)));
-    let _haproxy = balancer.start(&place, "  mode tcp\n");
+    let folder = TestFolder::with_certificates();
+    let balancer = Balancer::new(&folder);
+    (0..2).for_each(|at| folder.write(&format!("{}.yaml", NAMES[at]), &balancer.direct(at)));
+    let mut gateways = NAMES.map(|name| Some(folder.start(name)));
+    let _haproxy = balancer.start(&folder, "  mode tcp\n");
     NAMES.iter().for_each(|name| balancer.until_in(name));
     let clients = balancer.start_clients();
     for (at, name) in NAMES.iter().enumerate() {
@@ -168,15 +168,15 @@ fn haproxy_loses_no_client_of_a_gateway_that_stops_and_comes_back() {
             let pid = Pid::from_raw(gateway.child.id() as i32).expect("a process has an id");
             kill_process(pid, Signal::TERM).expect("the signal is sent");
         } else {
-            let socket = place.path(&format!("run/{name}.sock")).display().to_string();
-            let sent = ended(&mut place.command(&["stop", "--admin", &socket]));
+            let socket = folder.path(&format!("run/{name}.sock")).display().to_string();
+            let sent = ended(&mut folder.command(&["stop", "--admin", &socket]));
             assert!(sent.status.success(), "{sent:?}");
         }
         balancer.until_out(name);
         let status = until("it ends", SOON, || gateway.child.try_wait().expect("ours"));
         assert_eq!(status.code(), Some(0));
         clients.iter().for_each(Clients::some_more);
-        gateways[at] = Some(place.start(name));
+        gateways[at] = Some(folder.start(name));
         balancer.until_in(name);
     }
     clients.iter().for_each(Clients::some_more);
@@ -189,11 +189,11 @@ fn haproxy_loses_no_request_of_a_gateway_whose_inside_is_killed() {
     if !has_all("haproxy_loses_no_request_of_a_gateway_whose_inside_is_killed") {
         return;
     }
-    let place = TestFolder::with_certificates();
-    let balancer = Balancer::new(&place);
-    let mut pairs: Vec<_> = (0..2).map(|at| start_pair(&place, &balancer, at)).collect();
+    let folder = TestFolder::with_certificates();
+    let balancer = Balancer::new(&folder);
+    let mut pairs: Vec<_> = (0..2).map(|at| start_pair(&folder, &balancer, at)).collect();
     let front = "  mode http\n  retries 3\n  option redispatch 1\n  retry-on conn-failure empty-response\n";
-    let _haproxy = balancer.start(&place, front);
+    let _haproxy = balancer.start(&folder, front);
     NAMES.iter().for_each(|name| balancer.until_in(name));
     let clients = balancer.start_clients();
     for signal in [Signal::KILL, Signal::TERM] {
@@ -207,7 +207,7 @@ fn haproxy_loses_no_request_of_a_gateway_whose_inside_is_killed() {
             TcpStream::connect(("127.0.0.1", balancer.accepts[0])).is_err().then_some(())
         });
         clients.iter().for_each(Clients::some_more);
-        pairs[0].1 = Some(place.start("inside-alpha"));
+        pairs[0].1 = Some(folder.start("inside-alpha"));
         balancer.until_in("alpha");
     }
     clients.iter().for_each(Clients::some_more);
@@ -216,7 +216,7 @@ fn haproxy_loses_no_request_of_a_gateway_whose_inside_is_killed() {
 
 /// Both halves of a gateway's pair.
 fn start_pair<'a>(
-    place: &'a TestFolder,
+    folder: &'a TestFolder,
     balancer: &Balancer,
     at: usize,
 ) -> (Gateway<'a>, Option<Gateway<'a>>) {
@@ -224,12 +224,12 @@ fn start_pair<'a>(
     let dmz = dmz_half("127.0.0.1:0", &["web"])
         .replace("tcp://127.0.0.1:0", &format!("tcp://127.0.0.1:{}", balancer.accepts[at]))
         .replace("dmz:\n", "dmz:\n  unready: refuse\n");
-    place.write(&format!("{name}.yaml"), &format!("health: 127.0.0.1:{}\n{dmz}", balancer.health[at]));
-    let dmz = place.start(name);
+    folder.write(&format!("{name}.yaml"), &format!("health: 127.0.0.1:{}\n{dmz}", balancer.health[at]));
+    let dmz = folder.start(name);
     let backend = format!("tcp://127.0.0.1:{}", balancer.backends[at]);
     let link = format!("127.0.0.1:{}", dmz.link_port());
-    place.write(&format!("{inside}.yaml"), &internal_half(&link, &[("web", &backend)]));
-    let internal = place.start(&inside);
+    folder.write(&format!("{inside}.yaml"), &internal_half(&link, &[("web", &backend)]));
+    let internal = folder.start(&inside);
     dmz.wait_healthy();
     (dmz, Some(internal))
 }
@@ -288,7 +288,7 @@ fn no_more_is_lost_of_an_answer_than_by_haproxy() {
     if !has("no_more_is_lost_of_an_answer_than_by_haproxy", &["haproxy"]) {
         return;
     }
-    let place = TestFolder::with_certificates();
+    let folder = TestFolder::with_certificates();
     let all = [Failing::InputUnread, Failing::Reset, Failing::Within];
     let backends = all.map(start_failing);
     let fronts = all.map(|_| free_port());
@@ -298,9 +298,9 @@ fn no_more_is_lost_of_an_answer_than_by_haproxy() {
     for (front, backend) in fronts.iter().zip(backends) {
         config += &format!("listen at-{front}\n  bind 127.0.0.1:{front}\n  server one 127.0.0.1:{backend}\n");
     }
-    place.write("haproxy.cfg", &config);
+    folder.write("haproxy.cfg", &config);
     let mut command = Command::new("/usr/sbin/haproxy");
-    let file = place.path("haproxy.cfg").display().to_string();
+    let file = folder.path("haproxy.cfg").display().to_string();
     let _haproxy = Server::start(command.args(["-db", "-f", &file]), fronts[0]);
     let names = ["unread", "reset", "within"];
     let addresses = backends.map(|port| format!("tcp://127.0.0.1:{port}"));
@@ -309,9 +309,9 @@ fn no_more_is_lost_of_an_answer_than_by_haproxy() {
         .iter()
         .map(|(name, to)| format!("    {name}: {{ accept: [\"tcp://127.0.0.1:0\"], connect: \"{to}\" }}\n"))
         .collect();
-    place.write("direct.yaml", &format!("mode: direct\ndmz:\n  services:\n{direct}"));
-    let direct = place.start("direct");
-    let pair = Pair::reverse(&place, &services);
+    folder.write("direct.yaml", &format!("mode: direct\ndmz:\n  services:\n{direct}"));
+    let direct = folder.start("direct");
+    let pair = Pair::reverse(&folder, &services);
     for ((failing, name), front) in all.into_iter().zip(names).zip(fronts) {
         let theirs = answered(([127, 0, 0, 1], front).into());
         for (mode, gateway) in [("direct", &direct), ("reverse", &pair.dmz)] {

@@ -59,8 +59,8 @@ asyncio.run(main())
 struct Browser(Child);
 
 impl Browser {
-    fn open(place: &TestFolder, url: &str) -> Self {
-        let profile = format!("--user-data-dir={}", place.path("browser").display());
+    fn open(folder: &TestFolder, url: &str) -> Self {
+        let profile = format!("--user-data-dir={}", folder.path("browser").display());
         let mut command = Command::new("chromium");
         command.args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]);
         command.args(["--disable-background-networking", "--disable-component-update", "--disable-sync"]);
@@ -84,12 +84,12 @@ fn a_page_talks_through_both_gateways() {
         return;
     }
     for (page, socket) in [("http", "ws"), ("https", "wss")] {
-        let place = TestFolder::with_certificates();
-        place.write("index.html", PAGE);
+        let folder = TestFolder::with_certificates();
+        folder.write("index.html", PAGE);
         let [pages, sockets, bytes, port] = [(); 4].map(|()| free_port());
         let python = |script: &str, port: u16| {
             let mut command = Command::new("/usr/bin/python3");
-            command.args(["-c", script, &port.to_string()]).current_dir(place.path(""));
+            command.args(["-c", script, &port.to_string()]).current_dir(folder.path(""));
             Server::start(&mut command, port)
         };
         let _pages = python(PAGES, pages);
@@ -97,11 +97,12 @@ fn a_page_talks_through_both_gateways() {
         let listen = format!("TCP-LISTEN:{bytes},bind=127.0.0.1,fork,reuseaddr");
         let _bytes = Server::start(Command::new("socat").args([&listen, "EXEC:cat"]), bytes);
         let at = format!("127.0.0.1:{port}");
-        let pair =
-            Pair::of(&place, &dmz_half(&at, page, socket), |link| internal_half(link, pages, sockets, bytes));
-        let _browser = Browser::open(&place, &format!("{page}://{at}/"));
+        let pair = Pair::of(&folder, &dmz_half(&at, page, socket), |link| {
+            internal_half(link, pages, sockets, bytes)
+        });
+        let _browser = Browser::open(&folder, &format!("{page}://{at}/"));
         let reported =
-            until("the page has notified", SOON * 3, || fs::read_to_string(place.path("reported.txt")).ok());
+            until("the page has notified", SOON * 3, || fs::read_to_string(folder.path("reported.txt")).ok());
         assert_eq!(
             reported,
             "/bytes: bytes from the page, 1000 true\n/socket: text from the page, 1000 true\n",

@@ -13,11 +13,11 @@ fn iperf3_measures_both_ways() {
     if !has("iperf3_measures_both_ways", &["iperf3"]) {
         return;
     }
-    let place = TestFolder::with_certificates();
+    let folder = TestFolder::with_certificates();
     let backend = free_port();
     let mut command = Command::new("iperf3");
     let _server = Server::start(command.args(["-s", "-B", "127.0.0.1", "-p", &backend.to_string()]), backend);
-    let pair = Pair::reverse(&place, &[("speed", &format!("tcp://127.0.0.1:{backend}"))]);
+    let pair = Pair::reverse(&folder, &[("speed", &format!("tcp://127.0.0.1:{backend}"))]);
     let port = pair.dmz.accept("speed").port().to_string();
     for direction in [&[][..], &["-R"], &["--bidir"]] {
         let line = ["iperf3", "-c", "127.0.0.1", "-p", &port, "-t", "1", "-P", "4", "-J"];
@@ -37,24 +37,24 @@ fn a_large_stream_arrives_with_its_checksum() {
         return;
     }
     let size: u64 = if env::var("CI").is_ok_and(|ci| ci == "true") { 1 << 30 } else { 256 << 20 };
-    let place = TestFolder::with_certificates();
+    let folder = TestFolder::with_certificates();
     let backend = free_port();
     // Nothing is kept on disk: a cipher's key stream of a fixed key is both ends' file.
     let stream =
         format!("head -c {size} /dev/zero | openssl enc -aes-128-ctr -nosalt -K 706f727463756c6c6973 -iv 00");
-    place.write("serve.sh", &format!("{stream} 2>/dev/null\n"));
-    place.write("take.sh", "sha256sum\n");
+    folder.write("serve.sh", &format!("{stream} 2>/dev/null\n"));
+    folder.write("take.sh", "sha256sum\n");
     let listen = format!("TCP-LISTEN:{backend},bind=127.0.0.1,fork,reuseaddr");
-    let (take, serve) = (place.path("take.sh"), free_port());
+    let (take, serve) = (folder.path("take.sh"), free_port());
     let mut up = Command::new("socat");
     let _up =
         Server::start(up.args(["-t", "60", &listen]).arg(format!("SYSTEM:bash {}", take.display())), backend);
     let listen = format!("TCP-LISTEN:{serve},bind=127.0.0.1,fork,reuseaddr");
-    let script = format!("SYSTEM:bash {}", place.path("serve.sh").display());
+    let script = format!("SYSTEM:bash {}", folder.path("serve.sh").display());
     let mut down = Command::new("socat");
     let _down = Server::start(down.args(["-U", &listen, &script]), serve);
     let pair = Pair::reverse(
-        &place,
+        &folder,
         &[("up", &format!("tcp://127.0.0.1:{backend}")), ("down", &format!("tcp://127.0.0.1:{serve}"))],
     );
     let sum = |script: String| {

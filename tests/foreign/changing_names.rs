@@ -32,23 +32,23 @@ struct DnsServer {
 }
 
 impl DnsServer {
-    fn new(place: &TestFolder) -> Self {
-        let (port, folder) = (free_port(), place.path("knot").display().to_string());
-        fs::create_dir(&folder).expect("a folder");
-        place.write(
+    fn new(folder: &TestFolder) -> Self {
+        let (port, subfolder) = (free_port(), folder.path("knot").display().to_string());
+        fs::create_dir(&subfolder).expect("a folder");
+        folder.write(
             "knot/gate.test.zone",
             "$ORIGIN gate.test.\n@ 60 SOA ns admin 1 60 60 600 1\n@ 60 NS ns\nns 60 A 127.0.0.1\n\
              alias 60 CNAME gate\na 60 CNAME b\nb 60 CNAME c\nc 60 CNAME many\n",
         );
-        place.write(
+        folder.write(
             "knot.conf",
             &format!(
-                "server:\n    rundir: {folder}\n    listen: 127.0.0.1@{port}\ndatabase:\n    storage: {folder}\n\
+                "server:\n    rundir: {subfolder}\n    listen: 127.0.0.1@{port}\ndatabase:\n    storage: {subfolder}\n\
                  acl:\n  - id: tests\n    address: 127.0.0.1\n    action: update\n\
-                 zone:\n  - domain: gate.test\n    file: {folder}/gate.test.zone\n    acl: tests\n"
+                 zone:\n  - domain: gate.test\n    file: {subfolder}/gate.test.zone\n    acl: tests\n"
             ),
         );
-        let mut knot = Self { server: None, config: place.path("knot.conf"), port };
+        let mut knot = Self { server: None, config: folder.path("knot.conf"), port };
         knot.start();
         knot
     }
@@ -129,15 +129,15 @@ fn dmz_gateways_come_and_go_with_their_records_and_sessions_stay() {
     if !has("dmz_gateways_come_and_go_with_their_records_and_sessions_stay", &PROGRAMS) {
         return;
     }
-    let (place, port) = (TestFolder::with_certificates(), free_port());
-    let mut knot = DnsServer::new(&place);
+    let (folder, port) = (TestFolder::with_certificates(), free_port());
+    let mut knot = DnsServer::new(&folder);
     let (first, second) = (format!("127.0.0.2:{port}"), format!("127.0.0.3:{port}"));
-    place.write("first.yaml", &dmz_half(&first, &["app"]));
-    place.write("second.yaml", &dmz_half(&second, &["app"]));
-    let (dmz, other) = (place.start("first"), place.start("second"));
+    folder.write("first.yaml", &dmz_half(&first, &["app"]));
+    folder.write("second.yaml", &dmz_half(&second, &["app"]));
+    let (dmz, other) = (folder.start("first"), folder.start("second"));
     let internal = internal_half("TO", &[("app", "echo://")]);
-    place.write("internal.yaml", &dialling_each(&internal, &knot, "TO", &format!("alias.gate.test:{port}")));
-    let internal = place.start("internal");
+    folder.write("internal.yaml", &dialling_each(&internal, &knot, "TO", &format!("alias.gate.test:{port}")));
+    let internal = folder.start("internal");
     // Nobody is there yet, which is reported.
     until_logged(
         &internal,
@@ -200,20 +200,20 @@ fn a_server_that_lies_brings_nobody_in_whose_certificate_is_another() {
     if !has("a_server_that_lies_brings_nobody_in_whose_certificate_is_another", &PROGRAMS) {
         return;
     }
-    let (place, port) = (TestFolder::with_certificates(), free_port());
-    let knot = DnsServer::new(&place);
+    let (folder, port) = (TestFolder::with_certificates(), free_port());
+    let knot = DnsServer::new(&folder);
     let [honest, liar, page] = [2, 4, 5].map(|last| format!("127.0.0.{last}:{port}"));
-    place.write("honest.yaml", &dmz_half(&honest, &["app"]));
-    let dmz = place.start("honest");
+    folder.write("honest.yaml", &dmz_half(&honest, &["app"]));
+    let dmz = folder.start("honest");
     // Another CA, under the same names.
     let elsewhere = TestFolder::with_certificates();
     elsewhere.write("liar.yaml", &dmz_half(&liar, &["app"]));
     let false_one = elsewhere.start("liar");
     named_server(page.parse().expect("an address"), "HTTP/1.1 400 Bad Request\r\n\r\n");
     let internal = internal_half("TO", &[("app", "echo://")]);
-    place.write("internal.yaml", &dialling_each(&internal, &knot, "TO", &format!("gate.gate.test:{port}")));
+    folder.write("internal.yaml", &dialling_each(&internal, &knot, "TO", &format!("gate.gate.test:{port}")));
     knot.update(&["add gate.gate.test. 1 A 127.0.0.2"]);
-    let internal = place.start("internal");
+    let internal = folder.start("internal");
     internal.wait("links to the honest one", SOON, |status| is_healthy_at(status, &honest));
     dmz.wait_healthy();
     let mut session = client(dmz.accept("app"));
@@ -246,18 +246,18 @@ fn long_answers_and_long_lives_and_a_slow_server_are_borne() {
     if !has("long_answers_and_long_lives_and_a_slow_server_are_borne", &PROGRAMS) {
         return;
     }
-    let (place, port) = (TestFolder::with_certificates(), free_port());
-    let knot = DnsServer::new(&place);
+    let (folder, port) = (TestFolder::with_certificates(), free_port());
+    let knot = DnsServer::new(&folder);
     let [first, old, new] = [2, 3, 4].map(|last| format!("127.0.0.{last}:{port}"));
-    place.write("first.yaml", &dmz_half(&first, &["app"]));
-    place.write("second.yaml", &dmz_half(&new, &["app"]));
-    let (dmz, second) = (place.start("first"), place.start("second"));
+    folder.write("first.yaml", &dmz_half(&first, &["app"]));
+    folder.write("second.yaml", &dmz_half(&new, &["app"]));
+    let (dmz, second) = (folder.start("first"), folder.start("second"));
     knot.update(&["add many.gate.test. 0 A 127.0.0.2", "add day.gate.test. 86400 A 127.0.0.3"]);
     let each = |name: &str| format!("{{ address: \"socks+tls://{name}.gate.test:{port}\", each: true }}");
     let internal = internal_half("TO", &[("app", "echo://")]);
     let internal = internal.replace("\"socks+tls://TO\"", &format!("[{}, {}]", each("a"), each("day")));
-    place.write("internal.yaml", &(knot.resolver() + &internal));
-    let internal = place.start("internal");
+    folder.write("internal.yaml", &(knot.resolver() + &internal));
+    let internal = folder.start("internal");
     internal.wait("links to the first", SOON, |status| {
         is_healthy_at(status, &first) && error_at(status, &old).is_some()
     });
@@ -294,8 +294,8 @@ fn internal_gateways_come_and_go_with_their_records_and_sessions_stay() {
     if !has("internal_gateways_come_and_go_with_their_records_and_sessions_stay", &PROGRAMS) {
         return;
     }
-    let (place, port) = (TestFolder::with_certificates(), free_port());
-    let knot = DnsServer::new(&place);
+    let (folder, port) = (TestFolder::with_certificates(), free_port());
+    let knot = DnsServer::new(&folder);
     let (first, second) = (format!("127.0.0.2:{port}"), format!("[::1]:{port}"));
     let forward = |profile: String| profile.replace("mode: reverse", "mode: forward");
     let listening = |at: &str| {
@@ -303,13 +303,13 @@ fn internal_gateways_come_and_go_with_their_records_and_sessions_stay() {
         let profile = forward(internal_half("TO", &[("app", "echo://")]));
         profile.replace("connect: \"socks+tls://TO\"", &listen)
     };
-    place.write("first.yaml", &listening(&first));
-    place.write("second.yaml", &listening(&second));
-    let (_internal, _other) = (place.start("first"), place.start("second"));
+    folder.write("first.yaml", &listening(&first));
+    folder.write("second.yaml", &listening(&second));
+    let (_internal, _other) = (folder.start("first"), folder.start("second"));
     knot.update(&["add gate.gate.test. 1 A 127.0.0.2"]);
     let dmz = forward(dmz_half("TO", &["app"])).replace("listen: \"socks", "connect: \"socks");
-    place.write("dmz.yaml", &dialling_each(&dmz, &knot, "TO", &format!("gate.gate.test:{port}")));
-    let dmz = place.start("dmz");
+    folder.write("dmz.yaml", &dialling_each(&dmz, &knot, "TO", &format!("gate.gate.test:{port}")));
+    let dmz = folder.start("dmz");
     dmz.wait("links to the first", SOON, |status| is_healthy_at(status, &first));
     let mut session = client(dmz.accept("app"));
     echoes(&mut session);
@@ -337,19 +337,19 @@ fn gateways_of_srv_records_follow_them_and_sessions_stay() {
     if !has("gateways_of_srv_records_follow_them_and_sessions_stay", &PROGRAMS) {
         return;
     }
-    let (place, ports) = (TestFolder::with_certificates(), [free_port(), free_port()]);
-    let mut knot = DnsServer::new(&place);
+    let (folder, ports) = (TestFolder::with_certificates(), [free_port(), free_port()]);
+    let mut knot = DnsServer::new(&folder);
     for (name, port) in ["first", "second"].iter().zip(ports) {
-        place.write(&format!("{name}.yaml"), &dmz_half(&format!("127.0.0.1:{port}"), &["app"]));
+        folder.write(&format!("{name}.yaml"), &dmz_half(&format!("127.0.0.1:{port}"), &["app"]));
     }
-    let (first, second) = (place.start("first"), place.start("second"));
+    let (first, second) = (folder.start("first"), folder.start("second"));
     let [to_first, to_second] =
         [format!("one.gate.test:{}", ports[0]), format!("two.gate.test:{}", ports[1])];
     let internal = internal_half("TO", &[("app", "echo://")]);
     let srv = "srv+socks+tls://_portcullis._tcp.gate.test";
     let internal = internal.replace("socks+tls://TO", srv);
-    place.write("internal.yaml", &(knot.resolver() + &internal));
-    let internal = place.start("internal");
+    folder.write("internal.yaml", &(knot.resolver() + &internal));
+    let internal = folder.start("internal");
     until_logged(&internal, SOON, "name _portcullis._tcp.gate.test: there is no such name");
 
     let record = |priority: u16, weight: u16, port: u16, target: &str| {
@@ -388,7 +388,7 @@ fn gateways_of_srv_records_follow_them_and_sessions_stay() {
     drop(second);
     internal.wait("the first stands in", SOON, |status| is_healthy_at(status, &to_first));
     echoes(&mut client(first.accept("app")));
-    let second = place.start("second");
+    let second = folder.start("second");
     internal.wait("the second is back", SOON, |status| {
         is_healthy_at(status, &to_second) && has_ready(status, &to_first, |ready| ready == 0)
     });
@@ -440,20 +440,20 @@ fn backends_come_and_go_with_their_records_and_sessions_stay() {
     if !has("backends_come_and_go_with_their_records_and_sessions_stay", &PROGRAMS) {
         return;
     }
-    let (place, port, link) = (TestFolder::with_certificates(), free_port(), free_port());
-    let knot = DnsServer::new(&place);
+    let (folder, port, link) = (TestFolder::with_certificates(), free_port(), free_port());
+    let knot = DnsServer::new(&folder);
     for (last, name) in [(2, "first"), (3, "other")] {
         named_server(([127, 0, 0, last], port).into(), name);
     }
     knot.update(&["add gate.gate.test. 1 A 127.0.0.2"]);
-    place.write("dmz.yaml", &dmz_half(&format!("127.0.0.1:{link}"), &["app"]));
-    let dmz = place.start("dmz");
+    folder.write("dmz.yaml", &dmz_half(&format!("127.0.0.1:{link}"), &["app"]));
+    let dmz = folder.start("dmz");
     let internal = internal_half(&format!("127.0.0.1:{link}"), &[("app", "BACKEND")]);
     let each = format!("{{ address: \"tcp://alias.gate.test:{port}\", each: true }}");
     let internal = internal.replace("\"BACKEND\"", &each);
     assert!(internal.contains(&each), "{internal}");
-    place.write("internal.yaml", &(knot.resolver() + &internal));
-    let internal = place.start("internal");
+    folder.write("internal.yaml", &(knot.resolver() + &internal));
+    let internal = folder.start("internal");
     dmz.wait_healthy();
     let backends = |status: &Value| -> Vec<String> {
         let rows = status["services"][0]["backends"].as_array().into_iter().flatten();

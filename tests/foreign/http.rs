@@ -15,36 +15,36 @@ use crate::{
 };
 
 /// nginx that serves a folder, takes uploads, and says what it was asked.
-fn nginx(place: &TestFolder) -> (Server, u16) {
+fn nginx(folder: &TestFolder) -> (Server, u16) {
     let port = free_port();
-    fs::create_dir(place.path("www")).expect("a folder");
-    place.write("www/page.txt", "a page from the inside\n");
+    fs::create_dir(folder.path("www")).expect("a folder");
+    folder.write("www/page.txt", "a page from the inside\n");
     fs::write(
-        place.path("www/large.bin"),
+        folder.path("www/large.bin"),
         (0..3_000_000_u32).map(|n| (n ^ (n >> 9)) as u8).collect::<Vec<_>>(),
     )
     .expect("a file");
-    let folder = place.path("").to_str().expect("UTF-8").trim_end_matches('/').to_owned();
-    place.write(
+    let subfolder = folder.path("").to_str().expect("UTF-8").trim_end_matches('/').to_owned();
+    folder.write(
         "nginx.conf",
         &format!(
-            "daemon off;\nmaster_process off;\nerror_log {folder}/nginx.log;\npid {folder}/nginx.pid;\nevents {{}}\nhttp {{\n\
-             access_log off;\nclient_body_temp_path {folder}/body;\nproxy_temp_path {folder}/p;\n\
-             fastcgi_temp_path {folder}/f;\nuwsgi_temp_path {folder}/u;\nscgi_temp_path {folder}/s;\nserver {{\n\
-             listen 127.0.0.1:{port};\nroot {folder}/www;\nclient_max_body_size 10m;\n\
+            "daemon off;\nmaster_process off;\nerror_log {subfolder}/nginx.log;\npid {subfolder}/nginx.pid;\nevents {{}}\nhttp {{\n\
+             access_log off;\nclient_body_temp_path {subfolder}/body;\nproxy_temp_path {subfolder}/p;\n\
+             fastcgi_temp_path {subfolder}/f;\nuwsgi_temp_path {subfolder}/u;\nscgi_temp_path {subfolder}/s;\nserver {{\n\
+             listen 127.0.0.1:{port};\nroot {subfolder}/www;\nclient_max_body_size 10m;\n\
              location = /reported {{ return 200 \"$http_x_forwarded_for $http_x_forwarded_host $http_host\\n\"; }}\n\
              location = /moved {{ return 302 http://127.0.0.1:{port}/page.txt; }}\n\
-             location /up/ {{ root {folder}; dav_methods PUT; create_full_put_path on; }}\n}}\n}}\n"
+             location /up/ {{ root {subfolder}; dav_methods PUT; create_full_put_path on; }}\n}}\n}}\n"
         ),
     );
     let mut command = Command::new("/usr/sbin/nginx");
-    command.args(["-p", &folder, "-c", &format!("{folder}/nginx.conf")]);
+    command.args(["-p", &subfolder, "-c", &format!("{subfolder}/nginx.conf")]);
     (Server::start(&mut command, port), port)
 }
 
-fn pair<'a>(place: &'a TestFolder, port: u16) -> Pair<'a> {
+fn pair<'a>(folder: &'a TestFolder, port: u16) -> Pair<'a> {
     let dmz = dmz_half("127.0.0.1:0", &["web"]).replace("tcp://", "http://");
-    Pair::of(place, &dmz, |link| internal_half(link, &[("web", &format!("http://127.0.0.1:{port}"))]))
+    Pair::of(folder, &dmz, |link| internal_half(link, &[("web", &format!("http://127.0.0.1:{port}"))]))
 }
 
 #[test]
@@ -52,9 +52,9 @@ fn curl_reaches_nginx_by_requests() {
     if !has("curl_reaches_nginx_by_requests", &["curl", "nginx"]) {
         return;
     }
-    let place = TestFolder::with_certificates();
-    let (_server, port) = nginx(&place);
-    let pair = pair(&place, port);
+    let folder = TestFolder::with_certificates();
+    let (_server, port) = nginx(&folder);
+    let pair = pair(&folder, port);
     let at = pair.dmz.accept("web");
     let base = format!("http://{at}");
     let page = format!("{base}/page.txt");
@@ -66,9 +66,9 @@ fn curl_reaches_nginx_by_requests() {
         printed(&["curl", "-sSf", "-H", "X-Forwarded-For: 192.0.2.1", &format!("{base}/reported")]);
     assert_eq!(reported, format!("127.0.0.1 {at} {at}\n"));
     assert_eq!(printed(&["curl", "-sSfL", &format!("{base}/moved")]), line);
-    let fetched = place.path("fetched.bin");
+    let fetched = folder.path("fetched.bin");
     let fetched = fetched.to_str().expect("UTF-8");
-    let large = place.path("www/large.bin");
+    let large = folder.path("www/large.bin");
     let upload = large.to_str().expect("UTF-8");
     printed(&["curl", "-sSf", "-o", fetched, &format!("{base}/large.bin")]);
     assert!(fs::read(fetched).expect("it came") == fs::read(&large).expect("it is there"));
@@ -76,7 +76,7 @@ fn curl_reaches_nginx_by_requests() {
     for (name, how) in [("length", &[][..]), ("chunks", &["-H", "Transfer-Encoding: chunked"])] {
         let url = format!("{base}/up/{name}");
         printed(&[&["curl", "-sSf", "-T", upload], how, &[&url]].concat());
-        let stored = fs::read(place.path("up").join(name)).expect("it was stored");
+        let stored = fs::read(folder.path("up").join(name)).expect("it was stored");
         assert!(stored == fs::read(&large).expect("it is there"), "{name}");
     }
     let wrong = printed(&["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", &format!("{base}/none")]);
@@ -89,12 +89,12 @@ fn curl_sends_a_proxy_header_before_its_requests() {
     if !has("curl_sends_a_proxy_header_before_its_requests", &["curl", "nginx"]) {
         return;
     }
-    let place = TestFolder::with_certificates();
-    let (_server, port) = nginx(&place);
+    let folder = TestFolder::with_certificates();
+    let (_server, port) = nginx(&folder);
     let dmz = dmz_half("127.0.0.1:0", &["web"])
         .replace("tcp://127.0.0.1:0\"]", "http://127.0.0.1:0\"], proxy: { from: [127.0.0.0/8] }");
     let pair =
-        Pair::of(&place, &dmz, |link| internal_half(link, &[("web", &format!("http://127.0.0.1:{port}"))]));
+        Pair::of(&folder, &dmz, |link| internal_half(link, &[("web", &format!("http://127.0.0.1:{port}"))]));
     let reported = format!("http://{}/reported", pair.dmz.accept("web"));
     let answer = printed(&["curl", "-sSf", "--haproxy-protocol", &reported]);
     assert!(answer.starts_with("127.0.0.1 "), "{answer}");
@@ -108,9 +108,9 @@ fn h2load_sees_no_error() {
     if !has("h2load_sees_no_error", &["h2load", "nginx"]) {
         return;
     }
-    let place = TestFolder::with_certificates();
-    let (_server, port) = nginx(&place);
-    let pair = pair(&place, port);
+    let folder = TestFolder::with_certificates();
+    let (_server, port) = nginx(&folder);
+    let pair = pair(&folder, port);
     let url = format!("http://{}/page.txt", pair.dmz.accept("web"));
     let reported = printed(&["h2load", "--h1", "-n", "500", "-c", "8", "-t", "1", &url]);
     assert!(reported.contains("500 succeeded, 0 failed, 0 errored, 0 timeout"), "{reported}");
@@ -124,9 +124,9 @@ fn wrk_sees_no_error() {
     if !has("wrk_sees_no_error", &["wrk", "nginx"]) {
         return;
     }
-    let place = TestFolder::with_certificates();
-    let (_server, port) = nginx(&place);
-    let pair = pair(&place, port);
+    let folder = TestFolder::with_certificates();
+    let (_server, port) = nginx(&folder);
+    let pair = pair(&folder, port);
     let url = format!("http://{}/page.txt", pair.dmz.accept("web"));
     let reported = printed(&["wrk", "-t1", "-c16", "-d2", &url]);
     println!("{reported}");
@@ -167,8 +167,8 @@ fn curl_receives_early_hints_and_then_the_answer() {
     if !has("curl_receives_early_hints_and_then_the_answer", &["curl"]) {
         return;
     }
-    let place = TestFolder::with_certificates();
-    let pair = pair(&place, start_early_hints());
+    let folder = TestFolder::with_certificates();
+    let pair = pair(&folder, start_early_hints());
     let url = format!("http://{}/", pair.dmz.accept("web"));
     // The second request goes over the same connections.
     let received = printed(&["curl", "-sSf", "-D", "-", "-w", "%{http_code} %{num_connects}\n", &url, &url]);

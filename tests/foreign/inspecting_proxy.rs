@@ -60,20 +60,20 @@ struct Inspected {
 
 impl Inspected {
     /// `trusted` is the CA that the proxy knows of the gateway's outer certificate.
-    fn start(program: &Path, place: &TestFolder, trusted: &str) -> Self {
-        let made = ended(&mut place.command(&["certs", "--out", "front", "--dmz", "gate.test"]));
+    fn start(program: &Path, folder: &TestFolder, trusted: &str) -> Self {
+        let made = ended(&mut folder.command(&["certs", "--out", "front", "--dmz", "gate.test"]));
         assert!(made.status.success(), "{made:?}");
         let [proxy, link] = free_ports();
-        fs::create_dir(place.path("proxy")).expect("a folder");
-        place.write("proxy/addon.py", ADDON);
+        fs::create_dir(folder.path("proxy")).expect("a folder");
+        folder.write("proxy/addon.py", ADDON);
         let mut command = Command::new(program);
-        let at = |name: &str| place.path(name).display().to_string();
+        let at = |name: &str| folder.path(name).display().to_string();
         let set =
             [format!("confdir={}", at("proxy")), format!("ssl_verify_upstream_trusted_ca={}", at(trusted))];
         command.args(["--mode", &format!("regular@127.0.0.1:{proxy}"), "-s", &at("proxy/addon.py")]);
-        command.args(set.iter().flat_map(|option| ["--set", option])).current_dir(place.path("proxy"));
+        command.args(set.iter().flat_map(|option| ["--set", option])).current_dir(folder.path("proxy"));
         let inspected = Self { _proxy: Server::start(&mut command, proxy), proxy, link };
-        let ca = place.path("proxy/mitmproxy-ca-cert.pem");
+        let ca = folder.path("proxy/mitmproxy-ca-cert.pem");
         until("it has a CA of its own", SOON, || ca.is_file().then_some(()));
         inspected
     }
@@ -126,29 +126,29 @@ fn links_that_are_dialled_from_outside_go_through_mitmproxy() {
 #[test]
 fn an_unknown_ca_of_mitmproxy_is_reported() {
     let Some(program) = mitmdump("an_unknown_ca_of_mitmproxy_is_reported") else { return };
-    let place = TestFolder::with_certificates();
-    let inspected = Inspected::start(&program, &place, "front/ca.pem");
+    let folder = TestFolder::with_certificates();
+    let inspected = Inspected::start(&program, &folder, "front/ca.pem");
     let count = serve_counts();
     let profile = |outer| internal_half("reverse", &inspected.dialling(outer), count);
-    place.write("outside.yaml", &dmz_half("reverse", &inspected.listening()));
-    let _outside = place.start("outside");
+    folder.write("outside.yaml", &dmz_half("reverse", &inspected.listening()));
+    let _outside = folder.start("outside");
     let other =
         ["outer TLS: its certificate comes from another CA than the `ca` of `outer`", "`CN=mitmproxy,"];
-    place.write("inside.yaml", &profile(""));
+    folder.write("inside.yaml", &profile(""));
     // By the system's authorities.
-    drop(start_and_notice(&place, &other));
-    place.write("inside.yaml", &profile("    outer: { ca: front/ca.pem, name: gate.test }\n"));
-    let inside = start_and_notice(&place, &other);
+    drop(start_and_notice(&folder, &other));
+    folder.write("inside.yaml", &profile("    outer: { ca: front/ca.pem, name: gate.test }\n"));
+    let inside = start_and_notice(&folder, &other);
     // The proxy was not asked for the path of links.
-    assert!(!seen(&place).contains("/link"), "{}", seen(&place));
-    let sent = admin_command(&place, "inside", &["verify", "--profile", "inside.yaml"]);
+    assert!(!seen(&folder).contains("/link"), "{}", seen(&folder));
+    let sent = admin_command(&folder, "inside", &["verify", "--profile", "inside.yaml"]);
     let sent = String::from_utf8_lossy(&sent.stdout).into_owned();
     assert!(
         sent.contains("take up the CA of the proxy or balancer on the way in the link's `outer`"),
         "{sent}"
     );
-    place.write("inside.yaml", &profile(KNOWN));
-    done(&place, "inside", &["reload"]);
+    folder.write("inside.yaml", &profile(KNOWN));
+    done(&folder, "inside", &["reload"]);
     inside.wait_healthy();
 }
 
@@ -156,20 +156,20 @@ fn an_unknown_ca_of_mitmproxy_is_reported() {
 fn where_mitmproxy_does_not_know_the_ca_of_the_dmz_half_it_is_the_one_to_ask() {
     let test = "where_mitmproxy_does_not_know_the_ca_of_the_dmz_half_it_is_the_one_to_ask";
     let Some(program) = mitmdump(test) else { return };
-    let place = TestFolder::with_certificates();
-    let inspected = Inspected::start(&program, &place, "pki/ca.pem");
-    place.write("outside.yaml", &dmz_half("reverse", &inspected.listening()));
-    place.write("inside.yaml", &internal_half("reverse", &inspected.dialling(KNOWN), serve_counts()));
-    let _outside = place.start("outside");
+    let folder = TestFolder::with_certificates();
+    let inspected = Inspected::start(&program, &folder, "pki/ca.pem");
+    folder.write("outside.yaml", &dmz_half("reverse", &inspected.listening()));
+    folder.write("inside.yaml", &internal_half("reverse", &inspected.dialling(KNOWN), serve_counts()));
+    let _outside = folder.start("outside");
     start_and_notice(
-        &place,
+        &folder,
         &["it answers 502 Bad Gateway: a proxy on the way cannot reach the other gateway"],
     );
 }
 
 /// Starts the internal half, whose links fail by these words.
-fn start_and_notice<'a>(place: &'a TestFolder, words: &[&str]) -> Gateway<'a> {
-    let inside = place.start("inside");
+fn start_and_notice<'a>(folder: &'a TestFolder, words: &[&str]) -> Gateway<'a> {
+    let inside = folder.start("inside");
     let status = inside.wait("it is reported", SOON, |status| {
         let reported = status["pools"][0]["last_error"].as_str().unwrap_or_default();
         words.iter().all(|words| reported.contains(words))
@@ -186,8 +186,8 @@ fn mitmdump(test: &str) -> Option<PathBuf> {
     program.is_file().then_some(program)
 }
 
-fn seen(place: &TestFolder) -> String {
-    fs::read_to_string(place.path("proxy/seen")).expect("it is there")
+fn seen(folder: &TestFolder) -> String {
+    fs::read_to_string(folder.path("proxy/seen")).expect("it is there")
 }
 
 /// Reads what a client says to its end, and answers then with how much it was.
@@ -210,15 +210,15 @@ fn serve_counts() -> SocketAddr {
 
 fn check_links(test: &str, mode: &str) {
     let Some(program) = mitmdump(test) else { return };
-    let place = TestFolder::with_certificates();
-    let inspected = Inspected::start(&program, &place, "front/ca.pem");
+    let folder = TestFolder::with_certificates();
+    let inspected = Inspected::start(&program, &folder, "front/ca.pem");
     let (mut outside, mut inside) = (inspected.listening(), inspected.dialling(KNOWN));
     if mode == "forward" {
         std::mem::swap(&mut outside, &mut inside);
     }
-    place.write("outside.yaml", &dmz_half(mode, &outside));
-    place.write("inside.yaml", &internal_half(mode, &inside, serve_counts()));
-    let (outside, inside) = (place.start("outside"), place.start("inside"));
+    folder.write("outside.yaml", &dmz_half(mode, &outside));
+    folder.write("inside.yaml", &internal_half(mode, &inside, serve_counts()));
+    let (outside, inside) = (folder.start("outside"), folder.start("inside"));
     for (gateway, peer) in [(&inside, "dmz"), (&outside, "internal")] {
         let status = gateway.wait_healthy();
         // The inner certificate shows who is at the other end.
@@ -228,11 +228,11 @@ fn check_links(test: &str, mode: &str) {
     let mut sessions: Vec<_> = (0..SESSIONS).map(|_| Session::open(at)).collect();
     check_at_once(&mut sessions);
     check_half_close(outside.accept("count"));
-    check_verified(&place, "inside");
-    check_replaced(&place, &inside, &outside);
+    check_verified(&folder, "inside");
+    check_replaced(&folder, &inside, &outside);
     check_all(&mut sessions, b'r');
-    check_seen(&place, inspected.link);
-    check_drain(&place, &outside, sessions);
+    check_seen(&folder, inspected.link);
+    check_drain(&folder, &outside, sessions);
 }
 
 /// All of them are busy both ways together.
@@ -254,25 +254,25 @@ fn check_half_close(at: SocketAddr) {
     assert_eq!(answer, "300000");
 }
 
-fn check_verified(place: &TestFolder, gateway: &str) {
-    let sent = admin_command(place, gateway, &["verify", "--json", "--profile", &format!("{gateway}.yaml")]);
+fn check_verified(folder: &TestFolder, gateway: &str) {
+    let sent = admin_command(folder, gateway, &["verify", "--json", "--profile", &format!("{gateway}.yaml")]);
     let report: Value = serde_json::from_slice(&sent.stdout).expect("a report");
     assert!(report["passed"] == true && sent.status.success(), "{report:#}");
 }
 
 /// Links of other terms take the place of those that stand, which end when their sessions do.
-fn check_replaced(place: &TestFolder, inside: &Gateway<'_>, outside: &Gateway<'_>) {
-    let text = fs::read_to_string(place.path("inside.yaml")).expect("it is there");
-    place.write("inside.yaml", &text.replace("prepared: 2\n", "prepared: 2\n    sessions_per_link: 100\n"));
+fn check_replaced(folder: &TestFolder, inside: &Gateway<'_>, outside: &Gateway<'_>) {
+    let text = fs::read_to_string(folder.path("inside.yaml")).expect("it is there");
+    folder.write("inside.yaml", &text.replace("prepared: 2\n", "prepared: 2\n    sessions_per_link: 100\n"));
     let before = oldest_link(&inside.status());
-    done(place, "inside", &["reload"]);
+    done(folder, "inside", &["reload"]);
     inside.wait("its links were replaced", SOON, |status| oldest_link(status) < before && is_healthy(status));
     outside.wait_healthy();
 }
 
 /// The proxy has read all links, and has found TLS.
-fn check_seen(place: &TestFolder, link: u16) {
-    let seen = seen(place);
+fn check_seen(folder: &TestFolder, link: u16) {
+    let seen = seen(folder);
     assert!(seen.contains(&format!("asked for gate.test:{link}\n")), "{seen}");
     let read: Vec<_> = seen.lines().filter(|line| line.contains("/link ")).collect();
     for side in ["client", "server"] {
@@ -282,9 +282,9 @@ fn check_seen(place: &TestFolder, link: u16) {
     assert!(!seen.contains("bytes of a session"), "{seen}");
 }
 
-fn check_drain(place: &TestFolder, outside: &Gateway<'_>, mut sessions: Vec<Session>) {
+fn check_drain(folder: &TestFolder, outside: &Gateway<'_>, mut sessions: Vec<Session>) {
     let at = outside.accept("echo");
-    done(place, "outside", &["drain", "echo"]);
+    done(folder, "outside", &["drain", "echo"]);
     let refused = || {
         let mut client = TcpStream::connect(at).ok()?;
         client.set_read_timeout(Some(SOON)).ok()?;
@@ -294,7 +294,7 @@ fn check_drain(place: &TestFolder, outside: &Gateway<'_>, mut sessions: Vec<Sess
     check_all(&mut sessions, b'd');
     // The last bytes of all come before the gateway ends.
     thread::scope(|scope| {
-        let stopping = scope.spawn(|| done(place, "outside", &["stop"]));
+        let stopping = scope.spawn(|| done(folder, "outside", &["stop"]));
         outside.wait("it drains", SOON, |status| status["phase"] == "draining" || status.is_null());
         check_all(&mut sessions, b'l');
         sessions.clear();

@@ -65,8 +65,8 @@ fn links_do_through_nginx_what_they_do_without() {
     if !has("links_do_through_nginx_what_they_do_without", &["nginx", "curl"]) {
         return;
     }
-    let (place, ports) = (TestFolder::with_certificates(), Ports::new());
-    let folder = place.path("").to_str().expect("UTF-8").trim_end_matches('/').to_owned();
+    let (folder, ports) = (TestFolder::with_certificates(), Ports::new());
+    let subfolder = folder.path("").to_str().expect("UTF-8").trim_end_matches('/').to_owned();
     let server = |(front, behind): (u16, u16)| {
         format!(
             "server {{\nlisten 127.0.0.1:{front} ssl;\nssl_certificate pki/front.pem;\nssl_certificate_key pki/front.key;\n\
@@ -77,19 +77,19 @@ fn links_do_through_nginx_what_they_do_without() {
         )
     };
     let servers: String = ports.fronts().map(server).concat();
-    place.write(
+    folder.write(
         "nginx.conf",
         &format!(
-            "daemon off;\nmaster_process off;\nerror_log {folder}/nginx.log;\npid {folder}/nginx.pid;\nevents {{}}\nhttp {{\n\
-             access_log off;\nclient_body_temp_path {folder}/body;\nproxy_temp_path {folder}/p;\n\
-             fastcgi_temp_path {folder}/f;\nuwsgi_temp_path {folder}/u;\nscgi_temp_path {folder}/s;\n{servers}}}\n"
+            "daemon off;\nmaster_process off;\nerror_log {subfolder}/nginx.log;\npid {subfolder}/nginx.pid;\nevents {{}}\nhttp {{\n\
+             access_log off;\nclient_body_temp_path {subfolder}/body;\nproxy_temp_path {subfolder}/p;\n\
+             fastcgi_temp_path {subfolder}/f;\nuwsgi_temp_path {subfolder}/u;\nscgi_temp_path {subfolder}/s;\n{servers}}}\n"
         ),
     );
-    keep_outer_certificate(&place);
+    keep_outer_certificate(&folder);
     let mut command = Command::new("/usr/sbin/nginx");
-    command.args(["-p", &folder, "-c", &format!("{folder}/nginx.conf")]);
+    command.args(["-p", &subfolder, "-c", &format!("{subfolder}/nginx.conf")]);
     let _nginx = Server::start(&mut command, ports.front_dmz);
-    check_links(&place, &ports);
+    check_links(&folder, &ports);
 }
 
 #[test]
@@ -97,11 +97,11 @@ fn links_do_through_haproxy_what_they_do_without() {
     if !has("links_do_through_haproxy_what_they_do_without", &["haproxy", "curl"]) {
         return;
     }
-    let (place, ports) = (TestFolder::with_certificates(), Ports::new());
-    keep_outer_certificate(&place);
-    let both = ["front.pem", "front.key"].map(|file| fs::read_to_string(place.path("pki").join(file)));
-    place.write("pki/both.pem", &both.map(|text| text.expect("it is there")).concat());
-    let crt = place.path("pki/both.pem").display().to_string();
+    let (folder, ports) = (TestFolder::with_certificates(), Ports::new());
+    keep_outer_certificate(&folder);
+    let both = ["front.pem", "front.key"].map(|file| fs::read_to_string(folder.path("pki").join(file)));
+    folder.write("pki/both.pem", &both.map(|text| text.expect("it is there")).concat());
+    let crt = folder.path("pki/both.pem").display().to_string();
     let front = |(front, behind): (u16, u16)| {
         format!(
             "frontend front-{front}\n  mode http\n  bind 127.0.0.1:{front} ssl crt {crt} alpn http/1.1\n  \
@@ -111,17 +111,17 @@ fn links_do_through_haproxy_what_they_do_without() {
     };
     let fronts: String = ports.fronts().map(front).concat();
     let times = "defaults\n  timeout connect 5s\n  timeout client 20s\n  timeout server 20s\n";
-    place.write("haproxy.cfg", &format!("{times}{fronts}"));
-    let file = place.path("haproxy.cfg").display().to_string();
+    folder.write("haproxy.cfg", &format!("{times}{fronts}"));
+    let file = folder.path("haproxy.cfg").display().to_string();
     let mut command = Command::new("/usr/sbin/haproxy");
     let _haproxy = Server::start(command.args(["-db", "-f", &file]), ports.front_dmz);
-    check_links(&place, &ports);
+    check_links(&folder, &ports);
 }
 
 /// What a balancer shows, whatever becomes of the gateways' certificates.
-fn keep_outer_certificate(place: &TestFolder) {
+fn keep_outer_certificate(folder: &TestFolder) {
     for file in ["pem", "key"] {
-        let [from, to] = ["dmz", "front"].map(|name| place.path(&format!("pki/{name}.{file}")));
+        let [from, to] = ["dmz", "front"].map(|name| folder.path(&format!("pki/{name}.{file}")));
         fs::copy(from, to).expect("it is copied");
     }
 }
@@ -174,14 +174,14 @@ pub fn check_all(sessions: &mut [Session], byte: u8) {
     sessions.iter_mut().for_each(|session| session.check(byte));
 }
 
-pub fn admin_command(place: &TestFolder, gateway: &str, words: &[&str]) -> Output {
-    let socket = place.path(&format!("run/{gateway}.sock")).display().to_string();
-    ended(&mut place.command(&[words, &["--admin", &socket]].concat()))
+pub fn admin_command(folder: &TestFolder, gateway: &str, words: &[&str]) -> Output {
+    let socket = folder.path(&format!("run/{gateway}.sock")).display().to_string();
+    ended(&mut folder.command(&[words, &["--admin", &socket]].concat()))
 }
 
 #[track_caller]
-pub fn done(place: &TestFolder, gateway: &str, words: &[&str]) {
-    let sent = admin_command(place, gateway, words);
+pub fn done(folder: &TestFolder, gateway: &str, words: &[&str]) {
+    let sent = admin_command(folder, gateway, words);
     assert!(sent.status.success(), "{words:?}: {sent:?}");
 }
 
@@ -193,47 +193,47 @@ pub fn oldest_link(status: &Value) -> f64 {
     ready.filter_map(|link| link["age_seconds"].as_f64()).fold(0.0, f64::max)
 }
 
-fn check_links(place: &TestFolder, ports: &Ports) {
+fn check_links(folder: &TestFolder, ports: &Ports) {
     let pages = serve_pages();
     for mode in ["reverse", "forward"] {
-        place.write(&format!("outside-{mode}.yaml"), &ports.dmz_half(mode));
-        place.write(&format!("inside-{mode}.yaml"), &ports.internal_half(mode, pages));
+        folder.write(&format!("outside-{mode}.yaml"), &ports.dmz_half(mode));
+        folder.write(&format!("inside-{mode}.yaml"), &ports.internal_half(mode, pages));
     }
-    let start = |name| place.start_as(name, &[], &["--no-ui", "--profile", &format!("{name}-reverse.yaml")]);
+    let start = |name| folder.start_as(name, &[], &["--no-ui", "--profile", &format!("{name}-reverse.yaml")]);
     let (outside, inside) = (start("outside"), start("inside"));
     inside.wait_healthy();
     outside.wait_healthy();
     let at = outside.accept("echo");
     let mut sessions: Vec<_> = (0..SESSIONS).map(|_| Session::open(at)).collect();
-    check_front(place, ports);
+    check_front(folder, ports);
     // A balancer gives up what is silent for 10 s; nothing but pings goes over these.
     inside.wait("links have stood for long", SOON, |status| oldest_link(status) > 12.0);
     check_all(&mut sessions, b's');
-    check_verified(place, &outside, &inside);
-    check_renewal(place, &outside, &inside);
+    check_verified(folder, &outside, &inside);
+    check_renewal(folder, &outside, &inside);
     check_all(&mut sessions, b'r');
     // Links of other terms take the place of those that stand.
-    let before = place.path("inside-reverse.yaml");
+    let before = folder.path("inside-reverse.yaml");
     let text = fs::read_to_string(&before).expect("it is there");
-    place.write(
+    folder.write(
         "inside-reverse.yaml",
         &text.replace("prepared: 2\n", "prepared: 2\n    sessions_per_link: 100\n"),
     );
-    done(place, "inside", &["reload"]);
+    done(folder, "inside", &["reload"]);
     inside.wait("its links were replaced", SOON, |status| oldest_link(status) < 8.0 && is_healthy(status));
     check_all(&mut sessions, b't');
     for mode in ["forward", "reverse"] {
         thread::scope(|scope| {
             let profile = format!("./inside-{mode}.yaml");
-            let other = scope.spawn(move || done(place, "inside", &["switch", &profile]));
-            done(place, "outside", &["switch", &format!("./outside-{mode}.yaml")]);
+            let other = scope.spawn(move || done(folder, "inside", &["switch", &profile]));
+            done(folder, "outside", &["switch", &format!("./outside-{mode}.yaml")]);
             other.join().expect("it is done");
         });
         check_all(&mut sessions, b'w');
         Session::open(at);
-        check_front(place, ports);
+        check_front(folder, ports);
     }
-    done(place, "outside", &["drain", "echo"]);
+    done(folder, "outside", &["drain", "echo"]);
     let refused = || {
         let mut client = TcpStream::connect(at).ok()?;
         client.set_read_timeout(Some(SOON)).ok()?;
@@ -241,11 +241,11 @@ fn check_links(place: &TestFolder, ports: &Ports) {
     };
     until("nobody new comes in", SOON, refused);
     check_all(&mut sessions, b'd');
-    done(place, "outside", &["reload"]);
+    done(folder, "outside", &["reload"]);
     Session::open(at);
     // The last bytes of all come before the gateway ends.
     thread::scope(|scope| {
-        let stopping = scope.spawn(|| done(place, "outside", &["stop"]));
+        let stopping = scope.spawn(|| done(folder, "outside", &["stop"]));
         outside.wait("it drains", SOON, |status| status["phase"] == "draining" || status.is_null());
         check_all(&mut sessions, b'l');
         sessions.clear();
@@ -258,8 +258,8 @@ pub fn is_healthy(status: &Value) -> bool {
 }
 
 /// The services beside the links, through the same balancer.
-fn check_front(place: &TestFolder, ports: &Ports) {
-    let ca = place.path("pki/ca.pem").display().to_string();
+fn check_front(folder: &TestFolder, ports: &Ports) {
+    let ca = folder.path("pki/ca.pem").display().to_string();
     let port = ports.front_dmz;
     let ask = |path: &str| {
         let (resolve, url) = (format!("dmz:{port}:127.0.0.1"), format!("https://dmz:{port}{path}"));
@@ -271,10 +271,10 @@ fn check_front(place: &TestFolder, ports: &Ports) {
     assert!(["there is no such service\n 404", "page 200"].contains(&&*ask("/link")));
 }
 
-fn check_verified(place: &TestFolder, outside: &Gateway<'_>, inside: &Gateway<'_>) {
+fn check_verified(folder: &TestFolder, outside: &Gateway<'_>, inside: &Gateway<'_>) {
     for name in ["outside", "inside"] {
         let sent =
-            admin_command(place, name, &["verify", "--json", "--profile", &format!("{name}-reverse.yaml")]);
+            admin_command(folder, name, &["verify", "--json", "--profile", &format!("{name}-reverse.yaml")]);
         let report: Value = serde_json::from_slice(&sent.stdout).expect("a report");
         let steps = report["steps"].as_array().expect("a list of steps");
         let result = |wanted: &str| {
@@ -289,11 +289,11 @@ fn check_verified(place: &TestFolder, outside: &Gateway<'_>, inside: &Gateway<'_
 }
 
 /// Both halves' own certificates are others; the balancer's is not.
-fn check_renewal(place: &TestFolder, outside: &Gateway<'_>, inside: &Gateway<'_>) {
+fn check_renewal(folder: &TestFolder, outside: &Gateway<'_>, inside: &Gateway<'_>) {
     for file in ["dmz.pem", "dmz.key", "internal.pem", "internal.key"] {
-        fs::remove_file(place.path("pki").join(file)).expect("it was there");
+        fs::remove_file(folder.path("pki").join(file)).expect("it was there");
     }
-    let made = ended(&mut place.command(&["certs", "--out", "pki"]));
+    let made = ended(&mut folder.command(&["certs", "--out", "pki"]));
     assert!(made.status.success(), "{made:?}");
     for gateway in [outside, inside] {
         until("it is reported", SOON, || gateway.log().contains("certificates renewed").then_some(()));

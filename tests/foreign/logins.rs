@@ -31,9 +31,9 @@ async def say(url):
 asyncio.run(say(sys.argv[1]))
 "#;
 
-fn write_secret(place: &TestFolder, name: &str, text: &str) {
-    place.write(name, text);
-    fs::set_permissions(place.path(name), fs::Permissions::from_mode(0o600)).expect("it is ours");
+fn write_secret(folder: &TestFolder, name: &str, text: &str) {
+    folder.write(name, text);
+    fs::set_permissions(folder.path(name), fs::Permissions::from_mode(0o600)).expect("it is ours");
 }
 
 fn status_of(arguments: &[&str], url: &str) -> String {
@@ -46,15 +46,15 @@ fn a_web_socket_of_python_is_asked_who_it_is() {
     if !has("a_web_socket_of_python_is_asked_who_it_is", &["curl", "/usr/bin/python3"]) {
         return;
     }
-    let place = TestFolder::with_certificates();
-    write_secret(&place, "users.htpasswd", USERS);
-    place.write("echo.py", ECHO);
+    let folder = TestFolder::with_certificates();
+    write_secret(&folder, "users.htpasswd", USERS);
+    folder.write("echo.py", ECHO);
     let dmz = dmz_half("127.0.0.1:0", &[])
         + "    web: { accept: 'ws://127.0.0.1:0/live', auth: { basic: users.htpasswd } }\n";
-    let pair = Pair::of(&place, &dmz, |link| internal_half(link, &[("web", "echo://")]));
+    let pair = Pair::of(&folder, &dmz, |link| internal_half(link, &[("web", "echo://")]));
     let at = pair.dmz.accept("web");
     let sent = |user: &str| {
-        let script = place.path("echo.py");
+        let script = folder.path("echo.py");
         let script = script.to_str().expect("UTF-8");
         printed(&["/usr/bin/python3", script, &format!("ws://{user}{at}/live")])
     };
@@ -86,22 +86,22 @@ fn tokens_that_openssl_has_signed_name_their_client() {
     if !has("tokens_that_openssl_has_signed_name_their_client", &["curl", "openssl"]) {
         return;
     }
-    let place = TestFolder::with_certificates();
-    let (folder, key) = (place.path(""), place.path("key.pem"));
+    let folder = TestFolder::with_certificates();
+    let (subfolder, key) = (folder.path(""), folder.path("key.pem"));
     let key = key.to_str().expect("UTF-8");
     printed(&["openssl", "genrsa", "-out", key, "2048"]);
     let modulus = printed(&["openssl", "rsa", "-in", key, "-noout", "-modulus"]);
     let modulus = modulus.trim().strip_prefix("Modulus=").expect("a modulus");
     let modulus = BASE64URL.encode(&HEX.decode(modulus.to_lowercase().as_bytes()).expect("hexadecimal"));
     let keys = format!(r#"{{"keys":[{{"kty":"RSA","kid":"one","n":"{modulus}","e":"AQAB"}}]}}"#);
-    place.write("jwks.json", &keys);
+    folder.write("jwks.json", &keys);
     let dmz = dmz_half("127.0.0.1:0", &[])
         + "    web: { accept: 'ws://127.0.0.1:0/live', auth: { jwt: { keys: jwks.json, audience: orders } } }\n";
-    let pair = Pair::of(&place, &dmz, |link| internal_half(link, &[("web", "echo://")]));
+    let pair = Pair::of(&folder, &dmz, |link| internal_half(link, &[("web", "echo://")]));
     let url = format!("http://{}/live", pair.dmz.accept("web"));
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
     let status = |claims: String| {
-        let token = signed_by_openssl(&folder, &claims);
+        let token = signed_by_openssl(&subfolder, &claims);
         status_of(&["-H", &format!("Authorization: Bearer {token}")], &url)
     };
     let good = format!(r#"{{"sub":"alice","aud":"orders","exp":{}}}"#, now + 600);

@@ -55,19 +55,19 @@ fn paho_and_mosquitto_meet_through_a_websocket() {
         println!("skipped: {test} needs python3-paho-mqtt");
         return;
     }
-    let place = TestFolder::with_certificates();
+    let folder = TestFolder::with_certificates();
     let backend = free_port();
-    place.write("mosquitto.conf", &format!("listener {backend} 127.0.0.1\nallow_anonymous true\n"));
+    folder.write("mosquitto.conf", &format!("listener {backend} 127.0.0.1\nallow_anonymous true\n"));
     let mut command = Command::new("/usr/sbin/mosquitto");
-    let _broker = Server::start(command.arg("-c").arg(place.path("mosquitto.conf")), backend);
+    let _broker = Server::start(command.arg("-c").arg(folder.path("mosquitto.conf")), backend);
     let to = format!("tcp://127.0.0.1:{backend}");
     let dmz = dmz_half("127.0.0.1:0", &["plain"]) + "    web: { accept: 'ws://127.0.0.1:0/mqtt' }\n";
     let services = [("plain", &*to), ("web", &to)];
-    let pair = Pair::of(&place, &dmz, |link| internal_half(link, &services));
+    let pair = Pair::of(&folder, &dmz, |link| internal_half(link, &services));
     let [plain, web] = ["plain", "web"].map(|service| pair.dmz.accept(service).port().to_string());
-    place.write("client.py", PAHO);
+    folder.write("client.py", PAHO);
     let mut paho = Command::new("timeout");
-    paho.args(["60", PYTHON]).arg(place.path("client.py")).arg(&web);
+    paho.args(["60", PYTHON]).arg(folder.path("client.py")).arg(&web);
     let paho = paho.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("Python runs");
     let sub = ["mosquitto_sub", "-h", "127.0.0.1", "-p", &plain, "-t", "back", "-C", "1", "-W", "30"];
     let publish =

@@ -19,10 +19,10 @@ fn netcat_half_closes_and_still_gets_its_answer() {
     if !has("netcat_half_closes_and_still_gets_its_answer", &["nc.openbsd", "socat", "bash"]) {
         return;
     }
-    let place = TestFolder::with_certificates();
+    let folder = TestFolder::with_certificates();
     let backend = free_port();
     let _server = counter(backend);
-    let pair = Pair::reverse(&place, &[("count", &format!("tcp://127.0.0.1:{backend}"))]);
+    let pair = Pair::reverse(&folder, &[("count", &format!("tcp://127.0.0.1:{backend}"))]);
     let port = pair.dmz.accept("count").port();
     for bytes in [0, 1, 70_000, 5_000_000] {
         let script = format!("head -c {bytes} /dev/zero | nc.openbsd -N 127.0.0.1 {port}");
@@ -43,10 +43,10 @@ fn socat_half_closes_and_still_gets_its_answer() {
     if !has("socat_half_closes_and_still_gets_its_answer", &["socat", "bash"]) {
         return;
     }
-    let place = TestFolder::with_certificates();
+    let folder = TestFolder::with_certificates();
     let backend = free_port();
     let _server = counter(backend);
-    let pair = Pair::reverse(&place, &[("count", &format!("tcp://127.0.0.1:{backend}"))]);
+    let pair = Pair::reverse(&folder, &[("count", &format!("tcp://127.0.0.1:{backend}"))]);
     let port = pair.dmz.accept("count").port();
     let script = format!("head -c 1000000 /dev/zero | socat -t 30 - TCP:127.0.0.1:{port}");
     assert_eq!(printed(&["bash", "-c", &script]).trim(), "1000000");

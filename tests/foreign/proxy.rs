@@ -15,10 +15,10 @@ fn nginx_learns_the_client_that_curl_and_haproxy_name() {
     if !has("nginx_learns_the_client_that_curl_and_haproxy_name", &programs) {
         return;
     }
-    let place = TestFolder::with_certificates();
-    let at = |name: &str| place.path(name).display().to_string();
+    let folder = TestFolder::with_certificates();
+    let at = |name: &str| folder.path(name).display().to_string();
     let (backend, before) = (free_port(), free_port());
-    place.write(
+    folder.write(
         "nginx.conf",
         &format!(
             "daemon off; master_process off; pid {}; error_log /dev/null;\nevents {{}}\nhttp {{ access_log off;\n\
@@ -32,7 +32,7 @@ fn nginx_learns_the_client_that_curl_and_haproxy_name() {
     let services = ["direct", "behind"];
     let dmz = dmz_half("127.0.0.1:0", &["direct"])
         + "    behind: { accept: { address: \"tcp://127.0.0.1:0\", proxy: { from: [\"127.0.0.0/8\"] } } }\n";
-    let pair = Pair::of(&place, &dmz, |link| {
+    let pair = Pair::of(&folder, &dmz, |link| {
         services.iter().zip(["v1", "v2"]).fold(internal_half(link, &[]), |text, (name, version)| {
             text + &format!(
                 "    {name}: {{ connect: {{ address: \"tcp://127.0.0.1:{backend}\", proxy: {version} }} }}\n"
@@ -40,7 +40,7 @@ fn nginx_learns_the_client_that_curl_and_haproxy_name() {
         })
     });
     let behind = pair.dmz.accept("behind");
-    place.write(
+    folder.write(
         "haproxy.cfg",
         &format!(
             "defaults\n  mode tcp\n  timeout connect 5s\n  timeout client 5s\n  timeout server 5s\n\
@@ -67,13 +67,13 @@ fn haproxy_learns_the_client_that_nginx_and_haproxy_name() {
     if !has("haproxy_learns_the_client_that_nginx_and_haproxy_name", &programs) {
         return;
     }
-    let place = TestFolder::with_certificates();
-    let at = |name: &str| place.path(name).display().to_string();
+    let folder = TestFolder::with_certificates();
+    let at = |name: &str| folder.path(name).display().to_string();
     let [backend, nginx, v1, v2] = [(); 4].map(|()| free_port());
     let services = ["direct", "behind"];
     let dmz = dmz_half("127.0.0.1:0", &["direct"])
         + "    behind: { accept: { address: \"tcp://127.0.0.1:0\", proxy: { from: [127.0.0.1] } } }\n";
-    let pair = Pair::of(&place, &dmz, |link| {
+    let pair = Pair::of(&folder, &dmz, |link| {
         services.iter().zip(["v2", "v1"]).fold(internal_half(link, &[]), |text, (name, version)| {
             text + &format!(
                 "    {name}: {{ connect: {{ address: \"tcp://127.0.0.1:{backend}\", proxy: {version} }} }}\n"
@@ -81,7 +81,7 @@ fn haproxy_learns_the_client_that_nginx_and_haproxy_name() {
         })
     });
     let [direct, behind] = services.map(|service| pair.dmz.accept(service));
-    place.write(
+    folder.write(
         "haproxy.cfg",
         &format!(
             "defaults\n  timeout connect 5s\n  timeout client 5s\n  timeout server 5s\n\
@@ -91,7 +91,7 @@ fn haproxy_learns_the_client_that_nginx_and_haproxy_name() {
              listen v2\n  mode tcp\n  bind 127.0.0.1:{v2}\n  server gateway {behind} send-proxy-v2\n"
         ),
     );
-    place.write(
+    folder.write(
         "nginx.conf",
         &format!(
             "load_module /usr/lib/nginx/modules/ngx_stream_module.so;\n\

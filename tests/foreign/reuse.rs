@@ -8,16 +8,16 @@ use crate::{
     setup::{Pair, dmz_half, free_port, internal_half},
 };
 
-fn pair<'a>(place: &'a TestFolder, port: u16) -> Pair<'a> {
+fn pair<'a>(folder: &'a TestFolder, port: u16) -> Pair<'a> {
     let dmz = dmz_half("127.0.0.1:0", &["web"]).replace("tcp://", "http://");
-    Pair::of(place, &dmz, |link| internal_half(link, &[("web", &format!("http://127.0.0.1:{port}"))]))
+    Pair::of(folder, &dmz, |link| internal_half(link, &[("web", &format!("http://127.0.0.1:{port}"))]))
 }
 
-fn python(place: &TestFolder, script: &str) -> (Server, u16) {
+fn python(folder: &TestFolder, script: &str) -> (Server, u16) {
     let port = free_port();
-    place.write("server.py", script);
+    folder.write("server.py", script);
     let mut command = Command::new("python3");
-    command.arg(place.path("server.py")).arg(port.to_string()).current_dir(place.path(""));
+    command.arg(folder.path("server.py")).arg(port.to_string()).current_dir(folder.path(""));
     (Server::start(&mut command, port), port)
 }
 
@@ -38,25 +38,25 @@ fn nginx_sees_few_connections_of_many_clients() {
     if !has("nginx_sees_few_connections_of_many_clients", &["ab", "nginx"]) {
         return;
     }
-    let (place, port) = (TestFolder::with_certificates(), free_port());
-    let folder = place.path("").to_str().expect("UTF-8").trim_end_matches('/').to_owned();
+    let (folder, port) = (TestFolder::with_certificates(), free_port());
+    let subfolder = folder.path("").to_str().expect("UTF-8").trim_end_matches('/').to_owned();
     // It closes each connection after a hundred requests.
-    place.write(
+    folder.write(
         "nginx.conf",
         &format!(
-            "daemon off;\nmaster_process off;\nerror_log {folder}/nginx.log;\npid {folder}/nginx.pid;\nevents {{}}\nhttp {{\n\
-             log_format c '$connection';\naccess_log {folder}/access c;\nkeepalive_requests 100;\n\
-             client_body_temp_path {folder}/body;\nproxy_temp_path {folder}/p;\nfastcgi_temp_path {folder}/f;\n\
-             uwsgi_temp_path {folder}/u;\nscgi_temp_path {folder}/s;\nserver {{\nlisten 127.0.0.1:{port};\n\
+            "daemon off;\nmaster_process off;\nerror_log {subfolder}/nginx.log;\npid {subfolder}/nginx.pid;\nevents {{}}\nhttp {{\n\
+             log_format c '$connection';\naccess_log {subfolder}/access c;\nkeepalive_requests 100;\n\
+             client_body_temp_path {subfolder}/body;\nproxy_temp_path {subfolder}/p;\nfastcgi_temp_path {subfolder}/f;\n\
+             uwsgi_temp_path {subfolder}/u;\nscgi_temp_path {subfolder}/s;\nserver {{\nlisten 127.0.0.1:{port};\n\
              location / {{ return 200 \"ok\\n\"; }}\n}}\n}}\n"
         ),
     );
     let mut command = Command::new("/usr/sbin/nginx");
-    command.args(["-p", &folder, "-c", &format!("{folder}/nginx.conf")]);
+    command.args(["-p", &subfolder, "-c", &format!("{subfolder}/nginx.conf")]);
     let _server = Server::start(&mut command, port);
-    let pair = pair(&place, port);
+    let pair = pair(&folder, port);
     all_are_answered(&pair, "1000");
-    let log = fs::read_to_string(place.path("access")).expect("a log");
+    let log = fs::read_to_string(folder.path("access")).expect("a log");
     let (count, connections) =
         (log.lines().count(), log.lines().collect::<std::collections::HashSet<_>>().len());
     assert_eq!(count, 2000);
@@ -68,10 +68,10 @@ fn a_backend_that_closes_at_random_costs_no_client_an_error() {
     if !has("a_backend_that_closes_at_random_costs_no_client_an_error", &["ab", "python3"]) {
         return;
     }
-    let place = TestFolder::with_certificates();
+    let folder = TestFolder::with_certificates();
     // It says that it keeps the connection, and closes it: at once, a moment later, or when the next request comes.
     let (_server, port) = python(
-        &place,
+        &folder,
         r#"
 import random, socket, struct, sys, threading, time
 def serve(s):
@@ -98,7 +98,7 @@ while True:
     threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
 "#,
     );
-    let pair = pair(&place, port);
+    let pair = pair(&folder, port);
     all_are_answered(&pair, "500");
     assert_eq!(pair.dmz.status()["totals"]["refused"], 0);
 }
@@ -108,10 +108,10 @@ fn unsolicited_backend_bytes_reach_no_client() {
     if !has("unsolicited_backend_bytes_reach_no_client", &["ab", "python3"]) {
         return;
     }
-    let place = TestFolder::with_certificates();
+    let folder = TestFolder::with_certificates();
     // An answer to nobody follows each, at once or a moment later.
     let (_server, port) = python(
-        &place,
+        &folder,
         r#"
 import random, socket, sys, threading, time
 def serve(s):
@@ -130,7 +130,7 @@ while True:
     threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
 "#,
     );
-    let pair = pair(&place, port);
+    let pair = pair(&folder, port);
     let url = format!("http://{}/", pair.dmz.accept("web"));
     for _ in 0..100 {
         assert_eq!(printed(&["curl", "-sSf", &url]), "ok\n");
@@ -143,10 +143,10 @@ fn python_and_haproxy_are_reached_again_and_again() {
     if !has(name, &["ab", "haproxy", "python3"]) {
         return;
     }
-    let place = TestFolder::with_certificates();
-    let python = |protocol: &str, place: &TestFolder| {
+    let folder = TestFolder::with_certificates();
+    let python = |protocol: &str, folder: &TestFolder| {
         python(
-            place,
+            folder,
             &format!(
                 "import sys\nfrom http.server import *\nclass Handler(BaseHTTPRequestHandler):\n    \
                  protocol_version = '{protocol}'\n    def do_GET(self):\n        self.send_response(200)\n        \
@@ -159,13 +159,13 @@ fn python_and_haproxy_are_reached_again_and_again() {
     };
     // The first closes after each answer.
     for protocol in ["HTTP/1.0", "HTTP/1.1"] {
-        let place = TestFolder::with_certificates();
-        let (_server, port) = python(protocol, &place);
-        all_are_answered(&pair(&place, port), "200");
+        let folder = TestFolder::with_certificates();
+        let (_server, port) = python(protocol, &folder);
+        all_are_answered(&pair(&folder, port), "200");
     }
-    let (_server, backend) = python("HTTP/1.1", &place);
+    let (_server, backend) = python("HTTP/1.1", &folder);
     let port = free_port();
-    place.write(
+    folder.write(
         "haproxy.cfg",
         &format!(
             "defaults\n  mode http\n  timeout connect 5s\n  timeout client 5s\n  timeout server 5s\n  \
@@ -174,7 +174,7 @@ fn python_and_haproxy_are_reached_again_and_again() {
         ),
     );
     let mut command = Command::new("/usr/sbin/haproxy");
-    command.arg("-f").arg(place.path("haproxy.cfg"));
+    command.arg("-f").arg(folder.path("haproxy.cfg"));
     let _haproxy = Server::start(&mut command, port);
-    all_are_answered(&pair(&place, port), "500");
+    all_are_answered(&pair(&folder, port), "500");
 }

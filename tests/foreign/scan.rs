@@ -14,14 +14,14 @@ const OF_12: &[&str] =
     &["ECDHE-ECDSA-AES256-GCM-SHA384", "ECDHE-ECDSA-CHACHA20-POLY1305", "ECDHE-ECDSA-AES128-GCM-SHA256"];
 
 /// A pair whose clients may speak TLS, and WebSockets or HTTP within; the ports: of these, and of links.
-fn start(place: &TestFolder) -> (Pair<'_>, [String; 3], String) {
+fn start(folder: &TestFolder) -> (Pair<'_>, [String; 3], String) {
     let tls = "tls: { certificate: pki/dmz.pem, key: pki/dmz.key }";
     let dmz = dmz_half("127.0.0.1:0", &[])
         + &format!("    raw: {{ accept: {{ address: 'tls://127.0.0.1:0', {tls} }} }}\n")
         + &format!("    web: {{ accept: {{ address: 'wss://127.0.0.1:0', {tls} }} }}\n")
         + &format!("    page: {{ accept: {{ address: 'https://127.0.0.1:0', {tls} }} }}\n");
     let services = [("raw", "echo://"), ("web", "echo://"), ("page", "http://127.0.0.1:9")];
-    let pair = Pair::of(place, &dmz, |link| internal_half(link, &services));
+    let pair = Pair::of(folder, &dmz, |link| internal_half(link, &services));
     let edges = ["raw", "web", "page"].map(|service| pair.dmz.accept(service).to_string());
     let link = format!("127.0.0.1:{}", pair.dmz.link_port());
     (pair, edges, link)
@@ -32,8 +32,8 @@ fn sslscan_finds_two_versions_and_no_weakness() {
     if !has("sslscan_finds_two_versions_and_no_weakness", &["sslscan"]) {
         return;
     }
-    let place = TestFolder::with_certificates();
-    let (_pair, edges, link) = start(&place);
+    let folder = TestFolder::with_certificates();
+    let (_pair, edges, link) = start(&folder);
     // Each takes some seconds of pauses.
     let scan = |at: &str| printed(&["sslscan", "--xml=-", "--no-colour", "--sni-name=dmz", at]);
     let scans: Vec<_> = thread::scope(|scope| {
@@ -70,8 +70,8 @@ fn openssl_gets_neither_old_nor_weak_nor_compressed_tls() {
     if !has(test, &["openssl"]) {
         return;
     }
-    let place = TestFolder::with_certificates();
-    let (_pair, edges, link) = start(&place);
+    let folder = TestFolder::with_certificates();
+    let (_pair, edges, link) = start(&folder);
     let client = |at: &str, more: &[&str]| {
         let mut command = Command::new("timeout");
         command.args(["30", "openssl", "s_client", "-connect", at, "-servername", "dmz"]).args(more);
@@ -87,7 +87,7 @@ fn openssl_gets_neither_old_nor_weak_nor_compressed_tls() {
             &["-tls1_2", "-cipher", weak],
             &["-tls1_2", "-cipher", "ECDHE-ECDSA-AES256-SHA384:ECDHE-ECDSA-AES128-SHA"],
         ] {
-            let output = ended(client(at, shown).args(wrong).current_dir(place.path("")));
+            let output = ended(client(at, shown).args(wrong).current_dir(folder.path("")));
             let reported = String::from_utf8_lossy(&output.stdout);
             assert!(
                 !output.status.success() && reported.contains("Cipher is (NONE)"),
@@ -96,7 +96,7 @@ fn openssl_gets_neither_old_nor_weak_nor_compressed_tls() {
         }
         let versions: &[&str] = if *at == link { &["-tls1_3"] } else { &["-tls1_2", "-tls1_3"] };
         for version in versions {
-            let output = ended(client(at, shown).args([version, "-comp"]).current_dir(place.path("")));
+            let output = ended(client(at, shown).args([version, "-comp"]).current_dir(folder.path("")));
             let reported = String::from_utf8_lossy(&output.stdout);
             let good = output.status.success() && !reported.contains("Cipher is (NONE)");
             assert!(good && reported.contains("Compression: NONE"), "{at} {version}: {reported}");

@@ -9,12 +9,12 @@ use crate::{
 };
 
 /// A web server that speaks TLS, with the certificate `secret`.
-fn nginx(place: &TestFolder) -> (Server, u16) {
+fn nginx(folder: &TestFolder) -> (Server, u16) {
     let port = free_port();
-    let at = |name: &str| place.path(name).display().to_string();
-    fs::create_dir(place.path("www")).expect("a folder");
-    place.write("www/page.txt", "a page from the inside\n");
-    place.write(
+    let at = |name: &str| folder.path(name).display().to_string();
+    fs::create_dir(folder.path("www")).expect("a folder");
+    folder.write("www/page.txt", "a page from the inside\n");
+    folder.write(
         "nginx.conf",
         &format!(
             "daemon off; master_process off; pid {}; error_log /dev/null;\nevents {{}}\nhttp {{ access_log off;\n\
@@ -35,17 +35,17 @@ fn openssl_and_curl_meet_each_service_by_its_name() {
     if !has("openssl_and_curl_meet_each_service_by_its_name", &programs) {
         return;
     }
-    let place = TestFolder::with_certificates();
+    let folder = TestFolder::with_certificates();
     // A second CA of the service's own, with names for both halves' services.
-    let made = place.command(&["certs", "--out", "more", "--dmz", "secret", "--internal", "ended"]).output();
+    let made = folder.command(&["certs", "--out", "more", "--dmz", "secret", "--internal", "ended"]).output();
     assert!(made.expect("the program runs").status.success());
     for (from, to) in [("dmz", "secret"), ("internal", "ended")] {
         for kind in ["pem", "key"] {
-            let file = |stem: &str| place.path(&format!("more/{stem}.{kind}"));
+            let file = |stem: &str| folder.path(&format!("more/{stem}.{kind}"));
             fs::rename(file(from), file(to)).expect("it is there");
         }
     }
-    let (_server, backend) = nginx(&place);
+    let (_server, backend) = nginx(&folder);
     let port = free_port();
     let dmz = dmz_half("127.0.0.1:0", &["plain"])
         + &format!(
@@ -53,14 +53,14 @@ fn openssl_and_curl_meet_each_service_by_its_name() {
              ended: {{ accept: {{ address: \"tls://127.0.0.1:{port}\", sni: ended, \
              tls: {{ certificate: more/ended.pem, key: more/ended.key }} }} }}\n"
         );
-    let pair = Pair::of(&place, &dmz, |link| {
+    let pair = Pair::of(&folder, &dmz, |link| {
         internal_half(link, &[("plain", "echo://"), ("passed", &format!("tcp://127.0.0.1:{backend}"))])
             + &format!(
                 "    ended: {{ connect: {{ address: \"tls://127.0.0.1:{backend}\", \
                  tls: {{ ca: more/ca.pem, name: secret }} }} }}\n"
             )
     });
-    let ca = place.path("more/ca.pem").display().to_string();
+    let ca = folder.path("more/ca.pem").display().to_string();
     for name in ["secret", "ended"] {
         let (url, resolve) = (format!("https://{name}:{port}/page.txt"), format!("{name}:{port}:127.0.0.1"));
         for version in ["1.2", "1.3"] {

@@ -62,17 +62,17 @@ impl Way {
     }
 
     /// The half that dials, with `more` in its link, and the one that it dials.
-    fn start<'a>(self, place: &'a TestFolder, more: &str, backend: &str) -> (Gateway<'a>, Gateway<'a>) {
+    fn start<'a>(self, folder: &'a TestFolder, more: &str, backend: &str) -> (Gateway<'a>, Gateway<'a>) {
         let (listener, dialler) = self.halves();
-        place.write(&format!("{listener}.yaml"), &self.profile(listener, "127.0.0.1:0", "", backend));
-        let listens = place.start(listener);
+        folder.write(&format!("{listener}.yaml"), &self.profile(listener, "127.0.0.1:0", "", backend));
+        let listens = folder.start(listener);
         let at = format!("127.0.0.1:{}", listens.link_port());
-        place.write(&format!("{dialler}.yaml"), &self.profile(dialler, &at, more, backend));
-        (place.start(dialler), listens)
+        folder.write(&format!("{dialler}.yaml"), &self.profile(dialler, &at, more, backend));
+        (folder.start(dialler), listens)
     }
 
-    fn start_pair<'a>(self, place: &'a TestFolder, more: &str, backend: &str) -> Pair<'a> {
-        let (dials, listens) = self.start(place, more, backend);
+    fn start_pair<'a>(self, folder: &'a TestFolder, more: &str, backend: &str) -> Pair<'a> {
+        let (dials, listens) = self.start(folder, more, backend);
         dials.wait_healthy();
         listens.wait_healthy();
         match self.mode {
@@ -83,12 +83,12 @@ impl Way {
 }
 
 /// A session over links of every kind, of both halves, that go through a proxy.
-fn carries_through(place: &TestFolder, via: &str) {
+fn carries_through(folder: &TestFolder, via: &str) {
     for way in WAYS {
         println!("{way:?}");
         let backend = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = format!("tcp://{}", backend.local_addr().expect("its address"));
-        let pair = way.start_pair(place, &format!(", {via}"), &address);
+        let pair = way.start_pair(folder, &format!(", {via}"), &address);
         let _session = carries(&pair, &backend);
         for half in [&pair.dmz, &pair.internal] {
             let log = half.log() + &half.status().to_string();
@@ -123,15 +123,15 @@ fn is_down_for(dials: &Gateway<'_>, words: &[&str]) {
     dials.wait(&format!("its links fail: {words:?}"), SOON, fails);
 }
 
-fn write_login(place: &TestFolder, password: &str) {
-    place.write("login", &format!("gate:{password}\n"));
-    fs::set_permissions(place.path("login"), fs::Permissions::from_mode(0o600)).expect("the file is ours");
+fn write_login(folder: &TestFolder, password: &str) {
+    folder.write("login", &format!("gate:{password}\n"));
+    fs::set_permissions(folder.path("login"), fs::Permissions::from_mode(0o600)).expect("the file is ours");
 }
 
-fn start_tinyproxy(place: &TestFolder, port: u16, more: &str) -> Server {
+fn start_tinyproxy(folder: &TestFolder, port: u16, more: &str) -> Server {
     let common = format!("Port {port}\nListen 127.0.0.1\nMaxClients 100\n{more}\n");
-    place.write("tinyproxy.conf", &common);
-    let file = place.path("tinyproxy.conf").display().to_string();
+    folder.write("tinyproxy.conf", &common);
+    let file = folder.path("tinyproxy.conf").display().to_string();
     Server::start(Command::new("tinyproxy").args(["-d", "-c", &file]), port)
 }
 
@@ -140,10 +140,10 @@ fn links_go_through_tinyproxy_with_a_password() {
     if !has("links_go_through_tinyproxy_with_a_password", &["tinyproxy"]) {
         return;
     }
-    let (place, port) = (TestFolder::with_certificates(), free_port());
-    write_login(&place, "s3cret");
-    let _proxy = start_tinyproxy(&place, port, "Timeout 600\nBasicAuth gate s3cret");
-    carries_through(&place, &format!("via: 'http://127.0.0.1:{port}', via_credentials: login"));
+    let (folder, port) = (TestFolder::with_certificates(), free_port());
+    write_login(&folder, "s3cret");
+    let _proxy = start_tinyproxy(&folder, port, "Timeout 600\nBasicAuth gate s3cret");
+    carries_through(&folder, &format!("via: 'http://127.0.0.1:{port}', via_credentials: login"));
 }
 
 #[test]
@@ -151,13 +151,13 @@ fn idle_links_live_behind_a_tinyproxy_that_cuts_what_is_silent() {
     if !has("idle_links_live_behind_a_tinyproxy_that_cuts_what_is_silent", &["tinyproxy"]) {
         return;
     }
-    let (place, port) = (TestFolder::with_certificates(), free_port());
-    let _proxy = start_tinyproxy(&place, port, "Timeout 20");
+    let (folder, port) = (TestFolder::with_certificates(), free_port());
+    let _proxy = start_tinyproxy(&folder, port, "Timeout 20");
     let via = format!(", via: 'http://127.0.0.1:{port}'");
     let ways = [WAYS[0], WAYS[2], WAYS[4]].map(|way| (way, TestFolder::with_certificates()));
     let backend = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = format!("tcp://{}", backend.local_addr().expect("its address"));
-    let pairs = ways.each_ref().map(|(way, place)| (*way, way.start_pair(place, &via, &address)));
+    let pairs = ways.each_ref().map(|(way, folder)| (*way, way.start_pair(folder, &via, &address)));
     // Ready links, and one that carries a session in which nothing moves.
     let sessions = pairs.each_ref().map(|(_, pair)| carries(pair, &backend));
     for ((way, pair), mut session) in pairs.into_iter().zip(sessions) {
@@ -175,15 +175,15 @@ fn a_tinyproxy_that_refuses_or_is_gone_is_reported_and_dialled_again() {
     if !has("a_tinyproxy_that_refuses_or_is_gone_is_reported_and_dialled_again", &["tinyproxy"]) {
         return;
     }
-    let (place, port) = (TestFolder::with_certificates(), free_port());
+    let (folder, port) = (TestFolder::with_certificates(), free_port());
     let via = format!(", via: 'http://127.0.0.1:{port}', retry: {{ first: 100ms, maximum: 300ms }}");
     // CONNECT to one port alone, which is not ours.
-    let refusing = start_tinyproxy(&place, port, "ConnectPort 1");
-    let (dials, _listens) = WAYS[0].start(&place, &via, "echo://");
+    let refusing = start_tinyproxy(&folder, port, "ConnectPort 1");
+    let (dials, _listens) = WAYS[0].start(&folder, &via, "echo://");
     is_down_for(&dials, &["it refuses to connect to 127.0.0.1:", "403"]);
     drop(refusing);
     is_down_for(&dials, &["connection refused"]);
-    let _proxy = start_tinyproxy(&place, port, "Timeout 600");
+    let _proxy = start_tinyproxy(&folder, port, "Timeout 600");
     dials.wait_healthy();
 }
 
@@ -201,8 +201,8 @@ impl Drop for SharedMemory {
 }
 
 /// Its shared memory has the name of the service, and one that is killed leaves it behind.
-fn start_squid(place: &TestFolder, port: u16, access: &str) -> (SharedMemory, Server) {
-    place.write(
+fn start_squid(folder: &TestFolder, port: u16, access: &str) -> (SharedMemory, Server) {
+    folder.write(
         "squid.conf",
         &format!(
             "http_port 127.0.0.1:{port}\n{access}\ncache deny all\naccess_log none\n\
@@ -210,7 +210,7 @@ fn start_squid(place: &TestFolder, port: u16, access: &str) -> (SharedMemory, Se
              visible_hostname proxy\ncache_effective_user proxy\npinger_enable off\n"
         ),
     );
-    let file = place.path("squid.conf").display().to_string();
+    let file = folder.path("squid.conf").display().to_string();
     let service = format!("gate{port}");
     let memory = SharedMemory(format!("{service}-"));
     let arguments = ["-N", "-n", &service, "-f", &file];
@@ -222,9 +222,9 @@ fn links_go_through_squid() {
     if !has("links_go_through_squid", &["squid"]) {
         return;
     }
-    let (place, port) = (TestFolder::with_certificates(), free_port());
-    let _proxy = start_squid(&place, port, "http_access allow all");
-    carries_through(&place, &format!("via: 'http://127.0.0.1:{port}'"));
+    let (folder, port) = (TestFolder::with_certificates(), free_port());
+    let _proxy = start_squid(&folder, port, "http_access allow all");
+    carries_through(&folder, &format!("via: 'http://127.0.0.1:{port}'"));
 }
 
 #[test]
@@ -234,35 +234,35 @@ fn squid_lets_links_through_with_the_right_password_alone() {
     if !has(name, &["squid", "htpasswd"]) {
         return;
     }
-    let (place, port) = (TestFolder::with_certificates(), free_port());
-    let users = place.path("users").display().to_string();
+    let (folder, port) = (TestFolder::with_certificates(), free_port());
+    let users = folder.path("users").display().to_string();
     let made = Command::new("htpasswd").args(["-bcm", &users, "gate", "s3cret"]).output();
     assert!(made.expect("it runs").status.success());
     // Its helper is another user's process.
-    fs::set_permissions(place.path(""), fs::Permissions::from_mode(0o755)).expect("the folder is ours");
+    fs::set_permissions(folder.path(""), fs::Permissions::from_mode(0o755)).expect("the folder is ours");
     fs::set_permissions(&users, fs::Permissions::from_mode(0o644)).expect("the file is ours");
     let access = format!(
         "auth_param basic program {HELPER} {users}\nauth_param basic realm the gate\n\
          acl known proxy_auth REQUIRED\nhttp_access allow known\nhttp_access deny all"
     );
-    let _proxy = start_squid(&place, port, &access);
+    let _proxy = start_squid(&folder, port, &access);
     let via = format!(", via: 'http://127.0.0.1:{port}'");
     let retry = ", retry: { first: 100ms, maximum: 300ms }";
-    let (without, listens) = WAYS[0].start(&place, &format!("{via}{retry}"), "echo://");
+    let (without, listens) = WAYS[0].start(&folder, &format!("{via}{retry}"), "echo://");
     is_down_for(&without, &["it requires a login (407", "Basic realm=\"the gate\""]);
     drop((without, listens));
-    write_login(&place, "wr0ng");
+    write_login(&folder, "wr0ng");
     let via = format!("{via}, via_credentials: login");
-    let (dials, listens) = WAYS[2].start(&place, &format!("{via}{retry}"), "echo://");
+    let (dials, listens) = WAYS[2].start(&folder, &format!("{via}{retry}"), "echo://");
     is_down_for(&dials, &["it does not take the user and the password of `via_credentials` (407"]);
     assert!(!dials.log().contains("wr0ng"), "{}", dials.log());
-    write_login(&place, "s3cret");
-    let socket = place.path("run/internal.sock").display().to_string();
-    let reload = place.command(&["reload", "--admin", &socket]).output().expect("it runs");
+    write_login(&folder, "s3cret");
+    let socket = folder.path("run/internal.sock").display().to_string();
+    let reload = folder.command(&["reload", "--admin", &socket]).output().expect("it runs");
     assert!(reload.status.success(), "{reload:?}");
     dials.wait_healthy();
     drop((dials, listens));
-    carries_through(&place, via.trim_start_matches(", "));
+    carries_through(&folder, via.trim_start_matches(", "));
 }
 
 #[test]
@@ -270,8 +270,8 @@ fn links_go_through_dante() {
     if !has("links_go_through_dante", &["danted"]) {
         return;
     }
-    let (place, port) = (TestFolder::with_certificates(), free_port());
-    place.write(
+    let (folder, port) = (TestFolder::with_certificates(), free_port());
+    folder.write(
         "danted.conf",
         &format!(
             "logoutput: /dev/null\ninternal: 127.0.0.1 port = {port}\nexternal: lo\nclientmethod: none\n\
@@ -280,8 +280,8 @@ fn links_go_through_dante() {
              socks pass {{ from: 127.0.0.0/8 to: 0.0.0.0/0 protocol: tcp }}\n"
         ),
     );
-    let file = place.path("danted.conf").display().to_string();
-    let pid = place.path("danted.pid").display().to_string();
+    let file = folder.path("danted.conf").display().to_string();
+    let pid = folder.path("danted.pid").display().to_string();
     let _proxy = Server::start(Command::new("/usr/sbin/danted").args(["-f", &file, "-p", &pid]), port);
-    carries_through(&place, &format!("via: 'socks5://127.0.0.1:{port}'"));
+    carries_through(&folder, &format!("via: 'socks5://127.0.0.1:{port}'"));
 }

@@ -8,15 +8,15 @@ use crate::{
     setup::{Pair, free_port},
 };
 
-fn file_server(place: &TestFolder) -> (Server, u16) {
+fn file_server(folder: &TestFolder) -> (Server, u16) {
     let port = free_port();
-    fs::create_dir(place.path("www")).expect("a folder");
-    place.write("www/page.txt", "a page from the inside\n");
-    fs::write(place.path("www/large.bin"), (0..3_000_000_u32).map(|n| n as u8).collect::<Vec<_>>())
+    fs::create_dir(folder.path("www")).expect("a folder");
+    folder.write("www/page.txt", "a page from the inside\n");
+    fs::write(folder.path("www/large.bin"), (0..3_000_000_u32).map(|n| n as u8).collect::<Vec<_>>())
         .expect("a file");
     let mut command = Command::new("python3");
     command.args(["-m", "http.server", "--bind", "127.0.0.1", &port.to_string()]);
-    (Server::start(command.current_dir(place.path("www")), port), port)
+    (Server::start(command.current_dir(folder.path("www")), port), port)
 }
 
 #[test]
@@ -24,12 +24,12 @@ fn curl_reaches_a_web_server() {
     if !has("curl_reaches_a_web_server", &["curl", "python3"]) {
         return;
     }
-    let place = TestFolder::with_certificates();
-    let (_server, port) = file_server(&place);
-    let pair = Pair::reverse(&place, &[("web", &format!("tcp://127.0.0.1:{port}"))]);
+    let folder = TestFolder::with_certificates();
+    let (_server, port) = file_server(&folder);
+    let pair = Pair::reverse(&folder, &[("web", &format!("tcp://127.0.0.1:{port}"))]);
     let base = format!("http://{}", pair.dmz.accept("web"));
     assert_eq!(printed(&["curl", "-sSf", &format!("{base}/page.txt")]), "a page from the inside\n");
-    let fetched = place.path("fetched.bin");
+    let fetched = folder.path("fetched.bin");
     let pages: Vec<String> = (0..20).map(|_| format!("{base}/page.txt")).collect();
     let mut line = vec!["curl", "-sSf", "--parallel"];
     line.extend(pages.iter().map(String::as_str));
@@ -38,7 +38,7 @@ fn curl_reaches_a_web_server() {
     printed(&["curl", "-sSf", "-o", fetched.to_str().expect("UTF-8"), &large]);
     assert_eq!(
         fs::read(fetched).expect("it came"),
-        fs::read(place.path("www/large.bin")).expect("it is there")
+        fs::read(folder.path("www/large.bin")).expect("it is there")
     );
 }
 
@@ -47,9 +47,9 @@ fn curl_is_the_far_side_of_forward_mode() {
     if !has("curl_is_the_far_side_of_forward_mode", &["curl", "python3"]) {
         return;
     }
-    let place = TestFolder::with_certificates();
-    let (_server, port) = file_server(&place);
-    place.write(
+    let folder = TestFolder::with_certificates();
+    let (_server, port) = file_server(&folder);
+    folder.write(
         "internal.yaml",
         &format!(
             "mode: forward\ninternal:\n  link: {{ listen: \"socks://127.0.0.1:0\" }}\n  services:\n    \
@@ -57,7 +57,7 @@ fn curl_is_the_far_side_of_forward_mode() {
             free_port()
         ),
     );
-    let internal = place.start("internal");
+    let internal = folder.start("internal");
     let socks = format!("127.0.0.1:{}", internal.link_port());
     let curl = ["curl", "-sS", "--socks5-hostname", &socks];
     assert_eq!(printed(&[&curl[..], &["-f", "http://web/page.txt"]].concat()), "a page from the inside\n");

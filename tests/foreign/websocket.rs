@@ -31,10 +31,10 @@ const SHOWN: usize = 64;
 #[test]
 fn what_autobahn_asks_of_frames_holds_where_they_are_taken_off() {
     let Some(kosoku) = kosoku("what_autobahn_asks_of_frames_holds_where_they_are_taken_off") else { return };
-    let place = TestFolder::with_certificates();
+    let folder = TestFolder::with_certificates();
     let dmz = dmz_half("127.0.0.1:0", &[]) + "    web: { accept: 'ws://127.0.0.1:0' }\n";
-    let pair = Pair::of(&place, &dmz, |link| internal_half(link, &[("web", "echo://")]));
-    let cases = cases(&kosoku, &place, pair.dmz.accept("web"), AS_BYTES);
+    let pair = Pair::of(&folder, &dmz, |link| internal_half(link, &[("web", "echo://")]));
+    let cases = cases(&kosoku, &folder, pair.dmz.accept("web"), AS_BYTES);
     let wrong: Vec<_> = cases.iter().filter(|case| !is_right_as_bytes(case)).map(case_result).collect();
     assert!((cases.len(), wrong.len()) == (247, 0), "{} of {}: {wrong:#?}", wrong.len(), cases.len());
 }
@@ -42,11 +42,11 @@ fn what_autobahn_asks_of_frames_holds_where_they_are_taken_off() {
 #[test]
 fn what_autobahn_asks_holds_where_a_websocket_is_passed_through() {
     let Some(kosoku) = kosoku("what_autobahn_asks_holds_where_a_websocket_is_passed_through") else { return };
-    let place = TestFolder::with_certificates();
+    let folder = TestFolder::with_certificates();
     let dmz = dmz_half("127.0.0.1:0", &[]) + "    web: { accept: 'ws://127.0.0.1:0', carries: http }\n";
     let backend = format!("ws://{}", echo());
-    let pair = Pair::of(&place, &dmz, |link| internal_half(link, &[("web", &backend)]));
-    let cases = cases(&kosoku, &place, pair.dmz.accept("web"), PASSED);
+    let pair = Pair::of(&folder, &dmz, |link| internal_half(link, &[("web", &backend)]));
+    let cases = cases(&kosoku, &folder, pair.dmz.accept("web"), PASSED);
     let wrong: Vec<_> = cases.iter().filter(|case| !is_right(case)).map(case_result).collect();
     assert!((cases.len(), wrong.len()) == (301, 0), "{} of {}: {wrong:#?}", wrong.len(), cases.len());
 }
@@ -79,13 +79,13 @@ fn echo() -> SocketAddr {
 }
 
 /// Runs the groups at an address: the report of each case.
-fn cases(kosoku: &Path, place: &TestFolder, at: SocketAddr, groups: &[&str]) -> Vec<Value> {
+fn cases(kosoku: &Path, folder: &TestFolder, at: SocketAddr, groups: &[&str]) -> Vec<Value> {
     let (mut command, at) = (Command::new("timeout"), format!("ws://{at}"));
     command.arg("300").arg(kosoku).args(["-m", "fuzzingclient", &at, "-p", "8", "-o"]);
-    command.arg(place.path("cases")).args(groups.iter().flat_map(|group| ["-i", group]));
+    command.arg(folder.path("cases")).args(groups.iter().flat_map(|group| ["-i", group]));
     // It fails where a case does; what that means is decided here.
     let output = ended(&mut command);
-    let files = fs::read_dir(place.path("cases"));
+    let files = fs::read_dir(folder.path("cases"));
     let files = files.unwrap_or_else(|error| panic!("no report: {error}: {output:?}"));
     let files = files.map(|file| file.expect("a file").path());
     let cases = files.filter(|file| {

@@ -231,8 +231,8 @@ async fn play(reader: LinkEnd, bytes: &[u8], close: Close) -> (Sessions, LinkLos
 async fn opens(handle: &LinkHandle, sessions: &mut JoinSet<(u32, (SessionFate, Vec<u8>))>) {
     for number in 1..=SESSIONS {
         let (ours, theirs) = connection().await;
-        let place = LinkLoad::new(1).take().unwrap();
-        let handle = handle.open(request(number), side(theirs), place).await.unwrap();
+        let folder = LinkLoad::new(1).take().unwrap();
+        let handle = handle.open(request(number), side(theirs), folder).await.unwrap();
         sessions.spawn(carried(number, handle, ours));
     }
 }

@@ -13,7 +13,7 @@ fn an_address_that_comes_late_is_listened_on_without_a_restart() {
     if !can_run("an_address_that_comes_late_is_listened_on_without_a_restart") {
         return;
     }
-    let (wire, place) = (Wire::new(), TestFolder::with_certificates());
+    let (wire, folder) = (Wire::new(), TestFolder::with_certificates());
     let tls = crate::TLS[0];
     let profile = |bind: &str| {
         format!(
@@ -23,15 +23,15 @@ fn an_address_that_comes_late_is_listened_on_without_a_restart() {
         )
     };
     let host = ["ip", "netns", "exec", &wire.outside];
-    place.write("now.yaml", &profile("now"));
-    let refused = place.wrapped(&host, &["--no-ui", "--admin", "none", "--profile", "now.yaml"]);
+    folder.write("now.yaml", &profile("now"));
+    let refused = folder.wrapped(&host, &["--no-ui", "--admin", "none", "--profile", "now.yaml"]);
     let refused = { refused }.output().expect("it ends");
     let reported = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert_eq!(refused.status.code(), Some(1), "{reported}");
     assert!(reported.contains("192.0.2.7:") && reported.contains("add `bind: wait`"), "{reported}");
 
-    place.write("late.yaml", &profile("wait"));
-    let gateway = place.start_as("late", &host, &["--no-ui", "--profile", "late.yaml"]);
+    folder.write("late.yaml", &profile("wait"));
+    let gateway = folder.start_as("late", &host, &["--no-ui", "--profile", "late.yaml"]);
     let before = gateway.wait("both are waited for", SOON, |status| {
         let notices = status["notices"].to_string();
         notices.contains("client port 192.0.2.7:8000: this machine has no such address")
@@ -63,15 +63,15 @@ fn a_service_whose_port_waits_for_its_address_is_down_and_not_ready() {
     if !can_run("a_service_whose_port_waits_for_its_address_is_down_and_not_ready") {
         return;
     }
-    let (wire, place) = (Wire::new(), TestFolder::with_certificates());
-    place.write(
+    let (wire, folder) = (Wire::new(), TestFolder::with_certificates());
+    folder.write(
         "late.yaml",
         "mode: direct\ndmz:\n  services:\n    late: { accept: { address: 'tcp://192.0.2.7:8000', bind: wait }, \
          connect: 'echo://' }\n    both: { accept: [{ address: 'tcp://192.0.2.7:8001', bind: wait }, \
          'tcp://192.0.2.1:8001'], connect: 'echo://' }\n",
     );
     let host = ["ip", "netns", "exec", &wire.outside];
-    let gateway = place.start_as("late", &host, &["--no-ui", "--profile", "late.yaml"]);
+    let gateway = folder.start_as("late", &host, &["--no-ui", "--profile", "late.yaml"]);
     let facts = |status: &serde_json::Value, name: &str| {
         let services = status["services"].as_array().expect("services");
         let row = services.iter().find(|row| row["name"] == name).expect("a service");
@@ -95,21 +95,21 @@ fn an_address_of_one_network_alone_is_listened_on_and_dialled() {
     if !can_run("an_address_of_one_network_alone_is_listened_on_and_dialled") {
         return;
     }
-    let (wire, place) = (Wire::new(), TestFolder::with_certificates());
+    let (wire, folder) = (Wire::new(), TestFolder::with_certificates());
     for (host, device, address) in
         [(&wire.outside, "wire0", "fe80::1:1/64"), (&wire.inside, "wire1", "fe80::1:2/64")]
     {
         ip(&["-n", host, "-6", "addr", "add", address, "dev", device, "nodad"]);
     }
     let [dmz_tls, internal_tls] = crate::TLS;
-    place.write(
+    folder.write(
         "dmz.yaml",
         &format!(
             "mode: reverse\ndmz:\n  link: {{ listen: \"socks+tls://[fe80::1:1%wire0]:1443\", {dmz_tls} }}\n  \
              services: {{ orders: {{ accept: \"tcp://192.0.2.1:8000\" }} }}\n"
         ),
     );
-    place.write(
+    folder.write(
         "internal.yaml",
         &format!(
             "mode: reverse\ninternal:\n  link: {{ connect: \"socks+tls://[fe80::1:1%wire1]:1443\", {internal_tls} }}\n  \
@@ -118,7 +118,7 @@ fn an_address_of_one_network_alone_is_listened_on_and_dialled() {
     );
     let on = |host: &str, name: &str| {
         let profile = format!("{name}.yaml");
-        place.start_as(name, &["ip", "netns", "exec", host], &["--no-ui", "--profile", &profile])
+        folder.start_as(name, &["ip", "netns", "exec", host], &["--no-ui", "--profile", &profile])
     };
     let pair = [on(&wire.outside, "dmz"), on(&wire.inside, "internal")];
     pair.iter().for_each(|half| drop(half.wait_healthy()));
@@ -137,7 +137,7 @@ fn where_a_dial_comes_in_decides_whether_it_leads_back() {
     if !can_run("where_a_dial_comes_in_decides_whether_it_leads_back") {
         return;
     }
-    let (wire, place) = (Wire::new(), TestFolder::with_certificates());
+    let (wire, folder) = (Wire::new(), TestFolder::with_certificates());
     ip(&["-n", &wire.outside, "addr", "add", "192.0.2.9/32", "dev", "lo"]);
     let backend = ["netns", "exec", &wire.inside, "python3", "-c", ECHO];
     let _backend = Server(Command::new("ip").args(backend).spawn().expect("a server"));
@@ -145,7 +145,7 @@ fn where_a_dial_comes_in_decides_whether_it_leads_back() {
                    except OSError: time.sleep(0.1)\nelse: raise SystemExit(1)";
     run(&wire.inside, &["python3", "-c", reached]);
     let profile = "mode: direct\ndmz:\n  services: { orders: { accept: 'tcp://0.0.0.0:8000', connect: 'tcp://192.0.2.9:8000' } }\n";
-    place.write("led.yaml", profile);
+    folder.write("led.yaml", profile);
     let host = ["ip", "netns", "exec", &wire.outside];
     let end = |gateway: &crate::Gateway<'_>| {
         let over =
@@ -156,7 +156,7 @@ fn where_a_dial_comes_in_decides_whether_it_leads_back() {
     };
 
     // By itself the address is this machine's, and the port is the service's own.
-    let gateway = place.start_as("back", &host, &["--no-ui", "--profile", "led.yaml"]);
+    let gateway = folder.start_as("back", &host, &["--no-ui", "--profile", "led.yaml"]);
     let refused = "try:\n    print(s.recv(1))\nexcept ConnectionResetError:\n    print('reset')";
     assert_eq!(client_at(&wire, 8000, refused).trim(), "reset");
     let ended = end(&gateway);
@@ -171,7 +171,7 @@ fn where_a_dial_comes_in_decides_whether_it_leads_back() {
                dnat to 192.0.2.2:9000; }; chain post { type nat hook postrouting priority 100; ip daddr 192.0.2.2 \
                masquerade; }; }";
     run(&wire.outside, &["nft", nat]);
-    let gateway = place.start_as("elsewhere", &host, &["--no-ui", "--profile", "led.yaml"]);
+    let gateway = folder.start_as("elsewhere", &host, &["--no-ui", "--profile", "led.yaml"]);
     assert_eq!(client_at(&wire, 8000, crate::HELLO).trim(), "hello.");
     let ended = end(&gateway);
     assert_eq!(ended["end"], "--", "{ended:#}");
@@ -182,7 +182,7 @@ fn exhausted_local_ports_are_reported_as_such() {
     if !can_run("exhausted_local_ports_are_reported_as_such") {
         return;
     }
-    let (wire, place) = (Wire::new(), TestFolder::with_certificates());
+    let (wire, folder) = (Wire::new(), TestFolder::with_certificates());
     let range = "echo 40000 40003 > /proc/sys/net/ipv4/ip_local_port_range";
     run(&wire.outside, &["sh", "-c", range]);
     let backend = ["netns", "exec", &wire.inside, "python3", "-c", ECHO];
@@ -191,9 +191,9 @@ fn exhausted_local_ports_are_reported_as_such() {
                    except OSError: time.sleep(0.1)\nelse: raise SystemExit(1)";
     run(&wire.inside, &["python3", "-c", reached]);
     let profile = "mode: direct\ndmz:\n  services: { orders: { accept: 'tcp://192.0.2.1:8000', connect: 'tcp://192.0.2.2:9000' } }\n";
-    place.write("few.yaml", profile);
+    folder.write("few.yaml", profile);
     let host = ["ip", "netns", "exec", &wire.outside];
-    let gateway = place.start_as("few", &host, &["--no-ui", "--profile", "few.yaml"]);
+    let gateway = folder.start_as("few", &host, &["--no-ui", "--profile", "few.yaml"]);
     // They come from the other host, whose ports are as many as ever.
     let clients = "import socket\nheld, served = [], 0\nfor _ in range(12):\n    s = socket.create_connection(('192.0.2.1', 8000)); s.settimeout(60); held.append(s)\n    \
                    try: s.sendall(b'x'); served += s.recv(1) == b'x'\n    except OSError: pass\nprint(served)";

@@ -62,9 +62,9 @@ impl Hosts {
         ip(&["-n", &self.of("front"), "link", "set", name, state]);
     }
 
-    fn start<'a>(&self, place: &'a TestFolder, name: &str) -> Gateway<'a> {
+    fn start<'a>(&self, folder: &'a TestFolder, name: &str) -> Gateway<'a> {
         let profile = format!("{name}.yaml");
-        place.start_as(name, &["ip", "netns", "exec", &self.of(name)], &["--no-ui", "--profile", &profile])
+        folder.start_as(name, &["ip", "netns", "exec", &self.of(name)], &["--no-ui", "--profile", &profile])
     }
 }
 
@@ -77,9 +77,9 @@ impl Drop for Hosts {
     }
 }
 
-fn write_profiles(place: &TestFolder) {
+fn write_profiles(folder: &TestFolder) {
     let arguments = ["certs", "--out", "cluster", "--dmz", "d1,d2,d3", "--internal", "i1,i2"];
-    let certificates = place.command(&arguments).output().expect("it runs");
+    let certificates = folder.command(&arguments).output().expect("it runs");
     assert!(certificates.status.success(), "{certificates:?}");
     let tls = |name: &str, peers: &str| {
         format!(
@@ -89,7 +89,7 @@ fn write_profiles(place: &TestFolder) {
     let (outer, inner) = HOSTS.split_at(3);
     for (name, at) in outer {
         let tls = tls(name, "i1, i2");
-        place.write(
+        folder.write(
             &format!("{name}.yaml"),
             &format!(
                 "mode: reverse\nhealth: {{ address: '{at}:9464', insecure: true }}\ndmz:\n  link: {{ listen: \
@@ -100,7 +100,7 @@ fn write_profiles(place: &TestFolder) {
     let links: Vec<_> = outer.iter().map(|(_, at)| format!("'socks+tls://{at}:1443'")).collect();
     for (name, _) in inner {
         let (tls, links) = (tls(name, "d1, d2, d3"), links.join(", "));
-        place.write(
+        folder.write(
             &format!("{name}.yaml"),
             &format!(
                 "mode: reverse\ninternal:\n  link: {{ connect: [{links}], prepared: 2, {tls} }}\n  services: {{ echo: {{ \
@@ -110,10 +110,10 @@ fn write_profiles(place: &TestFolder) {
     }
 }
 
-fn start_haproxy(place: &TestFolder, hosts: &Hosts) -> Server {
+fn start_haproxy(folder: &TestFolder, hosts: &Hosts) -> Server {
     let servers: String =
         HOSTS[..3].iter().map(|(name, at)| format!("  server {name} {at}:8007\n")).collect();
-    place.write(
+    folder.write(
         "haproxy.cfg",
         &format!(
             "defaults\n  mode tcp\n  timeout connect 2s\n  timeout client 1h\n  timeout server 1h\n  retries 3\n  \
@@ -121,7 +121,7 @@ fn start_haproxy(place: &TestFolder, hosts: &Hosts) -> Server {
              listen echo\n  bind 192.0.2.1:8007\n{servers}"
         ),
     );
-    let file = place.path("haproxy.cfg").display().to_string();
+    let file = folder.path("haproxy.cfg").display().to_string();
     let line = ["netns", "exec", &hosts.of("front"), "haproxy", "-db", "-f", &file];
     Server(Command::new("ip").args(line).stderr(Stdio::null()).spawn().expect("HAProxy"))
 }
@@ -233,13 +233,13 @@ fn an_internal_host_that_vanishes_costs_what_it_carried_behind_a_balancer() {
     if !std::path::Path::new("/usr/sbin/haproxy").is_file() {
         return println!("skipped: {NAME} needs haproxy");
     }
-    let (hosts, place) = (Hosts::new(), TestFolder::with_certificates());
-    write_profiles(&place);
-    let dmz = DMZ.map(|name| hosts.start(&place, name));
-    let internal = INTERNAL.map(|name| hosts.start(&place, name));
+    let (hosts, folder) = (Hosts::new(), TestFolder::with_certificates());
+    write_profiles(&folder);
+    let dmz = DMZ.map(|name| hosts.start(&folder, name));
+    let internal = INTERNAL.map(|name| hosts.start(&folder, name));
     wait_linked(&dmz, 2);
     wait_linked(&internal, 3);
-    let _balancer = start_haproxy(&place, &hosts);
+    let _balancer = start_haproxy(&folder, &hosts);
     let mut clients = Clients::start(&hosts);
     let carried = internal[0].status()["totals"]["sessions_open"].as_u64().expect("a number");
     assert_eq!(carried, SESSIONS as u64 / 2, "they are spread evenly");

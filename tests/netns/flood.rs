@@ -56,14 +56,14 @@ fn a_flood_of_another_host_keeps_neither_clients_nor_operators_waiting() {
     if !can_run("a_flood_of_another_host_keeps_neither_clients_nor_operators_waiting") {
         return;
     }
-    let (wire, place) = (Wire::new(), TestFolder::with_certificates());
+    let (wire, folder) = (Wire::new(), TestFolder::with_certificates());
     for at in 1..=ADDRESSES {
         ip(&["-n", &wire.outside, "addr", "add", &format!("198.18.0.{at}/32"), "dev", "wire0"]);
     }
     ip(&["-n", &wire.inside, "route", "add", "198.18.0.0/24", "via", "192.0.2.1"]);
-    place.write("one.yaml", PROFILE);
+    folder.write("one.yaml", PROFILE);
     let wrapper = ["ip", "netns", "exec", &wire.inside, "prlimit", "--nofile=2048"];
-    let gateway = place.start_as("one", &wrapper, &["--no-ui", "--profile", "one.yaml"]);
+    let gateway = folder.start_as("one", &wrapper, &["--no-ui", "--profile", "one.yaml"]);
     let before = memory(&gateway, "VmRSS:");
     let [count, addresses, others] = [CONNECTIONS, ADDRESSES, OTHERS].map(|number| number.to_string());
     let began = Instant::now();

@@ -64,9 +64,9 @@ fn word_server(wire: &Wire, at: &str, port: u16, word: &str) -> Server {
     server
 }
 
-fn start<'a>(place: &'a TestFolder, wire: &Wire, profile: &str) -> Gateway<'a> {
-    place.write("names.yaml", profile);
-    place.start_as("names", &["ip", "netns", "exec", &wire.outside], &["--no-ui", "--profile", "names.yaml"])
+fn start<'a>(folder: &'a TestFolder, wire: &Wire, profile: &str) -> Gateway<'a> {
+    folder.write("names.yaml", profile);
+    folder.start_as("names", &["ip", "netns", "exec", &wire.outside], &["--no-ui", "--profile", "names.yaml"])
 }
 
 const PRINT_FIRST_WORD_AND_TIME: &str = "print(s.recv(100).decode(), time.time() - began)";
@@ -82,12 +82,12 @@ fn a_name_whose_first_address_is_silent_is_reached_by_the_next() {
     if !can_run("a_name_whose_first_address_is_silent_is_reached_by_the_next") {
         return;
     }
-    let (wire, place) = (Wire::new(), TestFolder::with_certificates());
+    let (wire, folder) = (Wire::new(), TestFolder::with_certificates());
     into_nothing(&wire);
     let _resolver = Resolver::dead(&wire.outside, "2001:db8::2 db\n203.0.113.9 db\n192.0.2.1 db\n");
     let _backend = word_server(&wire, "192.0.2.1", 9000, "hello");
     let _gateway = start(
-        &place,
+        &folder,
         &wire,
         "mode: direct\ndmz:\n  services:\n    db: { accept: [\"tcp://192.0.2.1:8000\"], connect: \"tcp://db:9000\" }\n",
     );
@@ -118,7 +118,7 @@ fn a_proxy_whose_first_address_is_silent_is_reached_by_the_next() {
     if !can_run("a_proxy_whose_first_address_is_silent_is_reached_by_the_next") {
         return;
     }
-    let (wire, place) = (Wire::new(), TestFolder::with_certificates());
+    let (wire, folder) = (Wire::new(), TestFolder::with_certificates());
     // The outer host forwards nothing, so what is sent there vanishes.
     ip(&["-n", &wire.inside, "route", "add", "203.0.113.0/24", "via", "192.0.2.1"]);
     let _resolver = Resolver::dead(&wire.inside, "203.0.113.9 proxy\n192.0.2.1 proxy\n");
@@ -130,7 +130,7 @@ fn a_proxy_whose_first_address_is_silent_is_reached_by_the_next() {
     let [dmz_tls, internal_tls] = crate::TLS;
     let internal_tls = format!("{internal_tls}, via: \"http://proxy:3128\"");
     let [_dmz, internal] =
-        crate::start_linked(&place, &wire, "reverse", "echo://", ["socks+tls", dmz_tls, &internal_tls]);
+        crate::start_linked(&folder, &wire, "reverse", "echo://", ["socks+tls", dmz_tls, &internal_tls]);
     let through = run(&wire.outside, &["ss", "-Htn", "state", "established", "sport", "=", ":3128"]);
     assert!(through.contains("192.0.2.2:"), "{through}");
     assert_eq!(client_at(&wire, 8000, crate::HELLO).trim(), "hello.", "{}", internal.log());
@@ -141,7 +141,7 @@ fn a_zone_that_does_not_answer_holds_up_no_other_backend() {
     if !can_run("a_zone_that_does_not_answer_holds_up_no_other_backend") {
         return;
     }
-    let (wire, place) = (Wire::new(), TestFolder::with_certificates());
+    let (wire, folder) = (Wire::new(), TestFolder::with_certificates());
     into_nothing(&wire);
     let _resolver = Resolver::dead(&wire.outside, "192.0.2.1 db\n127.0.0.1 localhost\n");
     let _backend = word_server(&wire, "192.0.2.1", 9000, "hello");
@@ -153,7 +153,7 @@ fn a_zone_that_does_not_answer_holds_up_no_other_backend() {
         );
     }
     let _gateway = start(
-        &place,
+        &folder,
         &wire,
         &format!(
             "mode: direct\ndmz:\n  services:\n\
@@ -182,16 +182,16 @@ fn a_reload_whose_names_are_not_answered_leaves_the_gateway_free() {
     if !can_run("a_reload_whose_names_are_not_answered_leaves_the_gateway_free") {
         return;
     }
-    let (wire, place) = (Wire::new(), TestFolder::with_certificates());
+    let (wire, folder) = (Wire::new(), TestFolder::with_certificates());
     into_nothing(&wire);
     let _resolver = Resolver::dead(&wire.outside, "127.0.0.1 localhost\n");
     let profile = |accept: &str| {
         format!("mode: direct\ndmz:\n  services:\n    db: {{ accept: [{accept}], connect: \"echo://\" }}\n")
     };
-    let mut gateway = start(&place, &wire, &profile("\"tcp://192.0.2.1:8000\""));
-    place.write("names.yaml", &profile("\"tcp://192.0.2.1:8000\", \"tcp://gone.late.test:8001\""));
-    let socket = place.path("run/names.sock");
-    let mut reload = place.command(&["reload", "--admin"]);
+    let mut gateway = start(&folder, &wire, &profile("\"tcp://192.0.2.1:8000\""));
+    folder.write("names.yaml", &profile("\"tcp://192.0.2.1:8000\", \"tcp://gone.late.test:8001\""));
+    let socket = folder.path("run/names.sock");
+    let mut reload = folder.command(&["reload", "--admin"]);
     let reload = reload.arg(&socket).stderr(Stdio::null()).spawn();
     let mut reload = reload.expect("a reload");
     // It has begun when the name server is asked; then it must still answer.
@@ -220,11 +220,11 @@ fn a_name_listens_at_every_address_it_has_and_status_lists_them() {
     if !can_run("a_name_listens_at_every_address_it_has_and_status_lists_them") {
         return;
     }
-    let (wire, place) = (Wire::new(), TestFolder::with_certificates());
+    let (wire, folder) = (Wire::new(), TestFolder::with_certificates());
     into_nothing(&wire);
     let _resolver = Resolver::dead(&wire.outside, "192.0.2.1 both\n2001:db8::1 both\n192.0.2.1 both\n");
     let gateway = start(
-        &place,
+        &folder,
         &wire,
         "mode: direct\ndmz:\n  services:\n    db: { accept: [\"tcp://both:8000\", \"tcp://both:0\"], connect: \"echo://\" }\n",
     );
@@ -266,7 +266,7 @@ fn a_locked_half_asks_its_name_server_and_sorts_what_it_answers() {
     if !can_run("a_locked_half_asks_its_name_server_and_sorts_what_it_answers") {
         return;
     }
-    let (wire, place) = (Wire::new(), TestFolder::with_certificates());
+    let (wire, folder) = (Wire::new(), TestFolder::with_certificates());
     into_nothing(&wire);
     let resolver = Resolver::dead(&wire.inside, "127.0.0.1 localhost\n");
     fs::write(resolver.0.join("resolv.conf"), "nameserver 192.0.2.1\n").expect("resolv.conf");
@@ -276,7 +276,7 @@ fn a_locked_half_asks_its_name_server_and_sorts_what_it_answers() {
         run(&wire.outside, &["ss", "-Hlnu"]).contains("192.0.2.1:53 ").then_some(())
     });
     let _backend = word_server(&wire, "192.0.2.1", 9000, "hello");
-    let [_dmz, internal] = crate::start(&place, &wire, "reverse", "tcp://db.example.test:9000");
+    let [_dmz, internal] = crate::start(&folder, &wire, "reverse", "tcp://db.example.test:9000");
     assert!(internal.status()["confined"]["internal"].is_object(), "{}", internal.log());
     let (word, _) = first_word(&client_at(&wire, 8000, PRINT_FIRST_WORD_AND_TIME));
     assert_eq!(word, "hello", "{}", internal.log());

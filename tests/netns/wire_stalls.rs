@@ -67,9 +67,9 @@ fn streams(wire: &Wire, dmz: &Gateway<'_>, over: &Path, during: impl FnOnce()) -
 }
 
 fn check(mode: &str) {
-    let (wire, place) = (Wire::new(), TestFolder::with_certificates());
-    let pair = start_linked(&place, &wire, mode, "echo://", ["socks+tls", TLS[0], TLS[1]]);
-    let reported = streams(&wire, &pair[0], &place.path("stalls-over"), || {
+    let (wire, folder) = (Wire::new(), TestFolder::with_certificates());
+    let pair = start_linked(&folder, &wire, mode, "echo://", ["socks+tls", TLS[0], TLS[1]]);
+    let reported = streams(&wire, &pair[0], &folder.path("stalls-over"), || {
         for stall in STALLS {
             wire.rules(BLACK_HOLE);
             thread::sleep(stall);
@@ -83,7 +83,7 @@ fn check(mode: &str) {
         assert!(!half.log().contains("does not answer any more"), "{mode}: {}", half.log());
     }
 
-    let reported = streams(&wire, &pair[0], &place.path("outage-over"), || {
+    let reported = streams(&wire, &pair[0], &folder.path("outage-over"), || {
         wire.rules(BLACK_HOLE);
         thread::sleep(OUTAGE);
         for half in &pair {

@@ -52,8 +52,8 @@ impl Script {
 }
 
 fn git(folder: &Path, arguments: &[&str]) -> String {
-    let who = ["-c", "user.name=A", "-c", "user.email=a@example.com", "-c", "commit.gpgsign=false"];
-    succeed(Command::new("git").current_dir(folder).args(who).args(arguments)).trim().to_owned()
+    let ended_by = ["-c", "user.name=A", "-c", "user.email=a@example.com", "-c", "commit.gpgsign=false"];
+    succeed(Command::new("git").current_dir(folder).args(ended_by).args(arguments)).trim().to_owned()
 }
 
 fn checkout(folder: &Path) -> String {

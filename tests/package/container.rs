@@ -145,19 +145,19 @@ impl Podman {
         let path = "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
         succeed(self.command("import -q --change").args([path, "-", debian]).stdin(archive));
         assert!(tar.expect("it ran").wait().expect("it ends").success());
-        let place = self.path("compiler");
-        fs::create_dir(&place).expect("a folder");
+        let folder = self.path("compiler");
+        fs::create_dir(&folder).expect("a folder");
         let cargo = "#!/bin/sh\nset -e\n[ \"$*\" = 'build --release --locked --bin portcullis' ]\ntest -f Cargo.lock -a -f \
                      src/main.rs\ninstall -D /usr/local/bin/given target/release/portcullis\n";
-        fs::write(place.join("cargo"), cargo).expect("a file");
-        fs::write(place.join("apt-get"), "#!/bin/sh\n").expect("a file");
-        fs::copy(program, place.join("given")).expect("a copy");
+        fs::write(folder.join("cargo"), cargo).expect("a file");
+        fs::write(folder.join("apt-get"), "#!/bin/sh\n").expect("a file");
+        fs::copy(program, folder.join("given")).expect("a copy");
         for name in ["cargo", "apt-get", "given"] {
-            fs::set_permissions(place.join(name), fs::Permissions::from_mode(0o755)).expect("a mode");
+            fs::set_permissions(folder.join(name), fs::Permissions::from_mode(0o755)).expect("a mode");
         }
         let lines = format!("FROM {debian}\nCOPY cargo apt-get given /usr/local/bin/\n");
-        fs::write(place.join("Containerfile"), lines).expect("a file");
-        self.build(&format!("-t {compiler}"), &place.join("Containerfile"), &place);
+        fs::write(folder.join("Containerfile"), lines).expect("a file");
+        self.build(&format!("-t {compiler}"), &folder.join("Containerfile"), &folder);
     }
 
     fn build(&self, options: &str, recipe: &Path, context: &Path) {

@@ -49,10 +49,10 @@ fn the_service_runs_the_profile_that_it_waits_for() {
     let text = fs::read_to_string(root().join("assets/systemd/portcullis@.service")).expect("the unit");
     let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)).expect("the key is there");
     assert_eq!(value("AssertPathExists="), "/etc/portcullis/profiles/%i.yaml");
-    let place = tempfile::tempdir().expect("a folder");
+    let folder = tempfile::tempdir().expect("a folder");
     let line = value("ExecStart=").replace("%i", "edge");
-    let place = place.path().to_str().expect("UTF-8");
-    let line = line.replace("/etc/portcullis/profiles", place).replace("%t", place);
+    let folder = folder.path().to_str().expect("UTF-8");
+    let line = line.replace("/etc/portcullis/profiles", folder).replace("%t", folder);
     let arguments: Vec<_> = line.split(' ').skip(1).collect();
     let mut program = Command::new(env!("CARGO_BIN_EXE_portcullis"));
     let output = program.args(arguments).output().expect("it runs");

@@ -39,12 +39,12 @@ const KEPT_PICTURES: usize = 16;
 
 /// Writes the end of a recording of two minutes to `file`.
 pub fn record(file: &Path) {
-    let place = TestFolder::with_certificates();
-    place.write("edge.yaml", &outer());
+    let folder = TestFolder::with_certificates();
+    folder.write("edge.yaml", &outer());
     let args = ["--no-ui", "--profile", "edge.yaml", "--record", "all.jsonl"];
-    let edge = place.start_as("edge", &[], &args);
-    place.write("inside.yaml", &inner(&edge));
-    let inside = place.start_as("inside", &[], &["--no-ui", "--profile", "inside.yaml"]);
+    let edge = folder.start_as("edge", &[], &args);
+    folder.write("inside.yaml", &inner(&edge));
+    let inside = folder.start_as("inside", &[], &["--no-ui", "--profile", "inside.yaml"]);
     edge.wait_healthy();
     let over = Arc::new(AtomicBool::new(false));
     let mut clients: Vec<_> = CLIENTS
@@ -70,7 +70,7 @@ pub fn record(file: &Path) {
     over.store(true, Ordering::Relaxed);
     drop((edge, inside));
     clients.into_iter().for_each(|client| client.join().unwrap());
-    keep_end(&place.path("all.jsonl"), file, KEPT_PICTURES);
+    keep_end(&folder.path("all.jsonl"), file, KEPT_PICTURES);
 }
 
 fn outer() -> String {

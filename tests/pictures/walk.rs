@@ -24,16 +24,16 @@ const KEPT_PICTURES: usize = 20;
 
 /// Writes the end of a recording of the DMZ gateway to `file`.
 pub fn record(file: &Path) {
-    let place = TestFolder::with_certificates();
+    let folder = TestFolder::with_certificates();
     let ports = free_ports::<5>();
-    place.write("edge.yaml", &outer(&ports));
-    place.write("inside.yaml", &inner(&ports));
+    folder.write("edge.yaml", &outer(&ports));
+    folder.write("inside.yaml", &inner(&ports));
     for half in ["edge", "inside"] {
-        place.write(&format!("{half}-reverse.yaml"), &format!("extends: {half}.yaml\nmode: reverse\n"));
+        folder.write(&format!("{half}-reverse.yaml"), &format!("extends: {half}.yaml\nmode: reverse\n"));
     }
-    let inside = place.start_as("inside", &[], &["--no-ui", "--profile", "inside.yaml"]);
+    let inside = folder.start_as("inside", &[], &["--no-ui", "--profile", "inside.yaml"]);
     let args = ["--no-ui", "--profile", "edge.yaml", "--record", "walk.jsonl"];
-    let edge = place.start_as("edge", &[], &args);
+    let edge = folder.start_as("edge", &[], &args);
     edge.wait_healthy();
     let over = Arc::new(AtomicBool::new(false));
     let clients = CLIENTS.map(|(service, from, rate)| {
@@ -44,7 +44,7 @@ pub fn record(file: &Path) {
     thread::sleep(BEFORE);
     thread::scope(|scope| {
         for (half, gateway) in [("inside", &inside), ("edge", &edge)] {
-            scope.spawn(|| switch(&place, half, gateway));
+            scope.spawn(|| switch(&folder, half, gateway));
         }
     });
     thread::sleep(AFTER);
@@ -53,16 +53,16 @@ pub fn record(file: &Path) {
     over.store(true, Ordering::Relaxed);
     drop((edge, inside));
     clients.into_iter().for_each(|client| client.join().unwrap());
-    keep_end(&place.path("walk.jsonl"), file, KEPT_PICTURES);
+    keep_end(&folder.path("walk.jsonl"), file, KEPT_PICTURES);
     // The temporary paths are removed, since they mean nothing to a reader.
-    let own = place.path("").display().to_string();
+    let own = folder.path("").display().to_string();
     let kept = fs::read_to_string(file).unwrap();
     fs::write(file, kept.replace(&format!("{own}run/"), "/run/portcullis/").replace(&own, "")).unwrap();
 }
 
-fn switch(place: &TestFolder, half: &str, gateway: &Gateway<'_>) {
+fn switch(folder: &TestFolder, half: &str, gateway: &Gateway<'_>) {
     let admin = format!("run/{half}.sock");
-    let output = place.command(&["switch", &format!("{half}-reverse.yaml"), "--admin", &admin]).output();
+    let output = folder.command(&["switch", &format!("{half}-reverse.yaml"), "--admin", &admin]).output();
     assert!(output.unwrap().status.success(), "{}", gateway.log());
 }
 

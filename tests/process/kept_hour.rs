@@ -8,7 +8,7 @@ use crate::process::TestFolder;
 
 /// Leaves what a DMZ half of this profile would have kept of an hour in which no link took a session for three
 /// minutes, and clients waited long in two.
-pub fn write(place: &TestFolder, profile: &str) {
+pub fn write(folder: &TestFolder, profile: &str) {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("a clock that is set");
     let first = since.as_secs() / 60 * 60 - 600;
     let minutes = [(8, None), (0, None), (0, None), (0, None), (8, Some(2900.0)), (8, Some(1500.0))];
@@ -24,6 +24,6 @@ pub fn write(place: &TestFolder, profile: &str) {
         })
         .collect();
     let kept = serde_json::json!({ "version": 1, "tiers": [[], samples, []] });
-    fs::create_dir_all(place.path("state")).expect("a state folder");
-    place.write(&format!("state/{profile}-dmz.history"), &kept.to_string());
+    fs::create_dir_all(folder.path("state")).expect("a state folder");
+    folder.write(&format!("state/{profile}-dmz.history"), &kept.to_string());
 }

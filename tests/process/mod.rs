@@ -33,11 +33,11 @@ pub struct TestFolder(TempDir);
 impl TestFolder {
     /// With certificates in `pki`, as `portcullis certs` makes them.
     pub fn with_certificates() -> Self {
-        let place = Self(tempfile::tempdir().expect("a folder"));
-        fs::create_dir(place.path("run")).expect("a runtime folder");
-        let made = place.command(&["certs", "--out", "pki"]).output().expect("the program runs");
+        let folder = Self(tempfile::tempdir().expect("a folder"));
+        fs::create_dir(folder.path("run")).expect("a runtime folder");
+        let made = folder.command(&["certs", "--out", "pki"]).output().expect("the program runs");
         assert!(made.status.success(), "{made:?}");
-        place
+        folder
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -90,7 +90,7 @@ impl TestFolder {
         let log = self.path(&format!("{name}.log"));
         command.arg("--admin").arg(&socket);
         let child = command.spawn().expect("the program starts");
-        let mut gateway = Gateway { place: self, child, socket, log };
+        let mut gateway = Gateway { folder: self, child, socket, log };
         until("the gateway answers", SOON, || {
             if let Ok(Some(status)) = gateway.child.try_wait() {
                 panic!("{name} ended: {status}\n{}", gateway.log());
@@ -103,7 +103,7 @@ impl TestFolder {
 
 /// A running gateway; dropping it kills it.
 pub struct Gateway<'a> {
-    place: &'a TestFolder,
+    folder: &'a TestFolder,
     pub child: Child,
     socket: PathBuf,
     log: PathBuf,
@@ -116,7 +116,7 @@ impl Gateway<'_> {
 
     /// What `status --json` prints, if the gateway answers.
     pub fn try_status(&self) -> Option<Value> {
-        let mut command = self.place.command(&["status", "--json", "--admin"]);
+        let mut command = self.folder.command(&["status", "--json", "--admin"]);
         let output = command.arg(&self.socket).output().expect("the program runs");
         output.status.success().then(|| serde_json::from_slice(&output.stdout).expect("status is JSON"))
     }

@@ -22,18 +22,18 @@ pub struct Pair<'a> {
 
 impl<'a> Pair<'a> {
     /// A reverse pair over mutual TLS, with a service for each name and backend.
-    pub fn reverse(place: &'a TestFolder, services: &[(&str, &str)]) -> Self {
+    pub fn reverse(folder: &'a TestFolder, services: &[(&str, &str)]) -> Self {
         let names: Vec<&str> = services.iter().map(|(name, _)| *name).collect();
-        Self::of(place, &dmz_half("127.0.0.1:0", &names), |link| internal_half(link, services))
+        Self::of(folder, &dmz_half("127.0.0.1:0", &names), |link| internal_half(link, services))
     }
 
     /// The DMZ half of this profile, and the internal half that dials where it listens.
-    pub fn of(place: &'a TestFolder, dmz: &str, internal: impl FnOnce(&str) -> String) -> Self {
-        place.write("dmz.yaml", dmz);
-        let dmz = place.start("dmz");
+    pub fn of(folder: &'a TestFolder, dmz: &str, internal: impl FnOnce(&str) -> String) -> Self {
+        folder.write("dmz.yaml", dmz);
+        let dmz = folder.start("dmz");
         let link = format!("127.0.0.1:{}", dmz.link_port());
-        place.write("internal.yaml", &internal(&link));
-        let internal = place.start("internal");
+        folder.write("internal.yaml", &internal(&link));
+        let internal = folder.start("internal");
         dmz.wait_healthy();
         internal.wait_healthy();
         Self { dmz, internal }

@@ -38,7 +38,7 @@ pub fn proxy() -> Rows {
 }
 
 pub fn socks() -> Rows {
-    let ask = |who: u8, request: &[u8]| [&[who, 5, 1, 0], request].concat();
+    let ask = |ended_by: u8, request: &[u8]| [&[ended_by, 5, 1, 0], request].concat();
     let orders = |command: u8| [&[5, command, 0, 3, 6], &b"orders"[..], &[0, 0]].concat();
     let granted = |address: &[u8]| [&[2, 5, 0, 0, 1, 0, 0, 0, 0, 0, 0, 5, 0, 0], address].concat();
     vec![

@@ -62,7 +62,7 @@ struct Row {
 
 pub struct Trial {
     started: Instant,
-    place: &'static TestFolder,
+    folder: &'static TestFolder,
     halves: Mutex<[Option<Gateway<'static>>; 2]>,
     port: SocketAddr,
     runtime: Runtime,
@@ -89,7 +89,7 @@ impl Trial {
         let dialogues = Arc::new(Mutex::new(Vec::new()));
         let backend = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         // A process that tests, and nothing else, so that it may keep this.
-        let place: &'static TestFolder = Box::leak(Box::new(TestFolder::with_certificates()));
+        let folder: &'static TestFolder = Box::leak(Box::new(TestFolder::with_certificates()));
         let (link, port) = (free_port(), free_port());
         let (dmz, internal) = if mode == "reverse" { ("listen", "connect") } else { ("connect", "listen") };
         let half = |name: &str, peer: &str, key: &str, more: &str| {
@@ -102,9 +102,9 @@ impl Trial {
         let accept = format!("  services: {{ orders: {{ accept: ['tcp://127.0.0.1:{port}'] }} }}\n");
         let connect =
             format!("  services: {{ orders: {{ connect: 'tcp://{}' }} }}\n", backend.local_addr().unwrap());
-        place.write("dmz.yaml", &(half("dmz", "internal", dmz, ", wait: 30s") + &accept));
-        place.write("internal.yaml", &(half("internal", "dmz", internal, ", maximum: 40") + &connect));
-        let halves = Mutex::new([Half::Dmz, Half::Internal].map(|half| Some(half.start(place))));
+        folder.write("dmz.yaml", &(half("dmz", "internal", dmz, ", wait: 30s") + &accept));
+        folder.write("internal.yaml", &(half("internal", "dmz", internal, ", maximum: 40") + &connect));
+        let halves = Mutex::new([Half::Dmz, Half::Internal].map(|half| Some(half.start(folder))));
         runtime.spawn(serve(backend, dialogues.clone()));
         let random = Mutex::new(fastrand::Rng::with_seed(seed));
         let port = SocketAddr::from(([127, 0, 0, 1], port));
@@ -112,7 +112,7 @@ impl Trial {
         let nothing = Held { descriptors: 0, memory: 0 };
         let mut trial = Self {
             started: Instant::now(),
-            place,
+            folder,
             halves,
             port,
             runtime,
@@ -192,7 +192,7 @@ impl Trial {
             }
             Disturbance::Reload => {
                 let args = ["reload", "--admin", &format!("run/{}.sock", half.name())];
-                let mut reload = self.place.command(&args).stdout(Stdio::null()).spawn().unwrap();
+                let mut reload = self.folder.command(&args).stdout(Stdio::null()).spawn().unwrap();
                 let ended = until("the reload is answered", SOON, || reload.try_wait().unwrap());
                 assert!(ended.success(), "{half:?}: {}", gateway.as_ref().unwrap().log());
             }
@@ -200,7 +200,7 @@ impl Trial {
                 let before = Instant::now();
                 // Dropped, it is killed.
                 drop(gateway.take());
-                *gateway = Some(half.start(self.place));
+                *gateway = Some(half.start(self.folder));
                 drop(halves);
                 self.healthy();
                 self.outages.lock().unwrap().push((before, Instant::now()));
@@ -246,7 +246,7 @@ impl Trial {
                     sent += &format!("{name} {id} {client}: {end} {reason}\n");
                 }
             }
-            let log = fs::read_to_string(self.place.path(&format!("{name}.log"))).unwrap();
+            let log = fs::read_to_string(self.folder.path(&format!("{name}.log"))).unwrap();
             let warned = log.lines().filter(|line| line.contains(" WARN ") || line.contains(" ERROR "));
             warned.for_each(|line| sent += &format!("{name} {line}\n"));
         }
@@ -315,9 +315,9 @@ fn free_port() -> u16 {
 }
 
 impl Half {
-    fn start(self, place: &'static TestFolder) -> Gateway<'static> {
+    fn start(self, folder: &'static TestFolder) -> Gateway<'static> {
         let profile = format!("{}.yaml", self.name());
-        place.start_as(self.name(), &[], &["--no-ui", "--profile", &profile])
+        folder.start_as(self.name(), &[], &["--no-ui", "--profile", &profile])
     }
 
     fn name(self) -> &'static str {

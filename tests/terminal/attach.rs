@@ -20,8 +20,8 @@ use crate::{
 /// Of the gateway that `start` starts.
 pub const SOCKET: &str = "run/shop.sock";
 
-pub fn start(place: &TestFolder) -> Gateway<'_> {
-    let gateway = place.start_as("shop", &[], &["--no-ui", "--profile", "shop.yaml"]);
+pub fn start(folder: &TestFolder) -> Gateway<'_> {
+    let gateway = folder.start_as("shop", &[], &["--no-ui", "--profile", "shop.yaml"]);
     gateway.wait_healthy();
     gateway
 }
@@ -33,12 +33,12 @@ fn reloads(gateway: &Gateway<'_>) -> usize {
     })
 }
 
-fn attach(place: &TestFolder) -> Terminal {
-    Terminal::open(place, &["attach", "--admin", SOCKET])
+fn attach(folder: &TestFolder) -> Terminal {
+    Terminal::open(folder, &["attach", "--admin", SOCKET])
 }
 
-pub fn stop(place: &TestFolder) {
-    let stopped = place.command(&["stop", "--admin", SOCKET]).output().unwrap();
+pub fn stop(folder: &TestFolder) {
+    let stopped = folder.command(&["stop", "--admin", SOCKET]).output().unwrap();
     assert!(stopped.status.success(), "{stopped:?}");
 }
 
@@ -59,9 +59,9 @@ fn echo(client: &mut TcpStream) {
 
 #[test]
 fn several_look_at_one_gateway_and_leave_it_running() {
-    let place = shop();
-    let gateway = start(&place);
-    let (mut one, mut two) = (attach(&place), attach(&place));
+    let folder = shop();
+    let gateway = start(&folder);
+    let (mut one, mut two) = (attach(&folder), attach(&folder));
     let mut client = client(&gateway);
     let address = client.local_addr().unwrap().to_string();
     for terminal in [&one, &two] {
@@ -82,14 +82,14 @@ fn several_look_at_one_gateway_and_leave_it_running() {
 
 #[test]
 fn a_read_only_screen_changes_nothing() {
-    let place = shop();
-    let gateway = start(&place);
-    let mut looks = Terminal::open(&place, &["attach", "--read-only", "--admin", SOCKET]);
+    let folder = shop();
+    let gateway = start(&folder);
+    let mut looks = Terminal::open(&folder, &["attach", "--read-only", "--admin", SOCKET]);
     looks.until_shown("LIVE");
     looks.press("r?");
     looks.until_shown("On this screen");
     looks.until("no key to reload", |screen| !screen.contents().contains("reload"));
-    let mut acts = attach(&place);
+    let mut acts = attach(&folder);
     acts.until_shown("LIVE");
     acts.press("r");
     acts.until_shown("done: ");
@@ -98,9 +98,9 @@ fn a_read_only_screen_changes_nothing() {
 
 #[test]
 fn a_lost_gateway_is_reported_and_comes_back_by_itself() {
-    let place = shop();
-    let mut gateway = start(&place);
-    let mut terminal = attach(&place);
+    let folder = shop();
+    let mut gateway = start(&folder);
+    let mut terminal = attach(&folder);
     terminal.until_shown("LIVE");
     gateway.child.kill().unwrap();
     terminal.until_shown("gateway lost");
@@ -109,7 +109,7 @@ fn a_lost_gateway_is_reported_and_comes_back_by_itself() {
     terminal.press("r");
     terminal.until_shown("refused: ");
     drop(gateway);
-    let gateway = start(&place);
+    let gateway = start(&folder);
     terminal.until("it is back", |screen| {
         let shown = screen.contents();
         shown.contains("LIVE") && shown.contains("HEALTHY") && !shown.contains("LOST")
@@ -121,11 +121,11 @@ fn a_lost_gateway_is_reported_and_comes_back_by_itself() {
 
 #[test]
 fn a_gateway_that_stops_is_reported_too() {
-    let place = shop();
-    let gateway = start(&place);
-    let mut terminal = attach(&place);
+    let folder = shop();
+    let gateway = start(&folder);
+    let mut terminal = attach(&folder);
     terminal.until_shown("LIVE");
-    stop(&place);
+    stop(&folder);
     terminal.until("stopped, then lost", |screen| {
         screen.contents().contains("STOPPED") && screen.contents().contains("LOST")
     });
@@ -137,9 +137,9 @@ fn a_gateway_that_stops_is_reported_too() {
 
 #[test]
 fn a_screen_whose_terminal_goes_away_ends() {
-    let place = shop();
-    let gateway = start(&place);
-    let mut terminal = attach(&place);
+    let folder = shop();
+    let gateway = start(&folder);
+    let mut terminal = attach(&folder);
     terminal.until_shown("LIVE");
     terminal.hang_up();
     assert_eq!(terminal.exit_code(), 1);
@@ -148,37 +148,37 @@ fn a_screen_whose_terminal_goes_away_ends() {
 
 #[test]
 fn attaching_without_a_terminal_or_a_gateway_says_so() {
-    let place = shop();
+    let folder = shop();
     let reported = |args: &[&str]| {
-        let output = place.command(args).output().unwrap();
+        let output = folder.command(args).output().unwrap();
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         String::from_utf8(output.stderr).unwrap()
     };
     assert!(reported(&["attach"]).contains("no gateway runs here"));
     assert!(reported(&["attach", "--admin", "run/none.sock"]).contains("no gateway answers there"));
-    let _gateway = start(&place);
+    let _gateway = start(&folder);
     assert!(reported(&["attach", "--admin", SOCKET]).contains("standard input is not a terminal"));
     assert!(reported(&["replay", "shop.yaml"]).contains("line 1: not a recording"));
     assert!(reported(&["replay", "missing"]).contains("missing: "));
     let fifo = rustix::fs::FileType::Fifo;
-    mknodat(rustix::fs::CWD, place.path("pipe"), fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+    mknodat(rustix::fs::CWD, folder.path("pipe"), fifo, Mode::from_raw_mode(0o600), 0).unwrap();
     assert!(reported(&["replay", "pipe"]).contains("pipe: it is a pipe"));
 }
 
 #[test]
 fn a_recording_is_replayed() {
-    let place = shop();
+    let folder = shop();
     let args = ["--no-ui", "--profile", "shop.yaml", "--record", "kept.jsonl"];
-    let gateway = place.start_as("shop", &[], &args);
+    let gateway = folder.start_as("shop", &[], &args);
     let client = client(&gateway);
     let address = client.local_addr().unwrap().to_string();
-    let kept = || std::fs::read_to_string(place.path("kept.jsonl")).unwrap();
+    let kept = || std::fs::read_to_string(folder.path("kept.jsonl")).unwrap();
     crate::until("the session is recorded", SOON, || kept().contains(&address).then_some(()));
     drop(client);
-    stop(&place);
+    stop(&folder);
     drop(gateway);
     assert!(kept().lines().last().unwrap().contains(r#""phase":"stopped""#), "{}", kept());
-    let mut terminal = Terminal::open(&place, &["replay", "kept.jsonl"]);
+    let mut terminal = Terminal::open(&folder, &["replay", "kept.jsonl"]);
     terminal.until_shown("orders");
     terminal.press("]]]]]");
     terminal.until_shown("END");
@@ -204,10 +204,10 @@ fn a_recording_is_replayed() {
 /// The screen asks for the history and reads the machine by itself.
 #[test]
 fn the_doctor_and_the_history_of_an_attached_gateway_are_on_the_screen() {
-    let place = shop();
-    kept_hour::write(&place, "shop");
-    let _gateway = start(&place);
-    let mut terminal = attach(&place);
+    let folder = shop();
+    kept_hour::write(&folder, "shop");
+    let _gateway = start(&folder);
+    let mut terminal = attach(&folder);
     terminal.until_shown("LIVE");
     terminal.press("0");
     terminal.until("the last hour and the machine", |screen| {

@@ -30,14 +30,14 @@ use crate::{
 const PROGRAM: &str = env!("CARGO_BIN_EXE_portcullis");
 
 /// A gateway whose socket is `run/NAME.sock`.
-fn start<'a>(place: &'a TestFolder, name: &str) -> Gateway<'a> {
-    let gateway = place.start_as(name, &[], &["--no-ui", "--profile", "shop.yaml"]);
+fn start<'a>(folder: &'a TestFolder, name: &str) -> Gateway<'a> {
+    let gateway = folder.start_as(name, &[], &["--no-ui", "--profile", "shop.yaml"]);
     gateway.wait_healthy();
     // Where the remote end looks for the gateway of a profile.
-    let folder = place.path("run/portcullis");
-    fs::create_dir_all(&folder).unwrap();
-    fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).unwrap();
-    symlink(place.path(&format!("run/{name}.sock")), folder.join(format!("{name}.sock"))).unwrap();
+    let subfolder = folder.path("run/portcullis");
+    fs::create_dir_all(&subfolder).unwrap();
+    fs::set_permissions(&subfolder, fs::Permissions::from_mode(0o700)).unwrap();
+    symlink(folder.path(&format!("run/{name}.sock")), subfolder.join(format!("{name}.sock"))).unwrap();
     gateway
 }
 
@@ -46,9 +46,9 @@ fn send(gateway: &Gateway<'_>, signal: Signal) {
 }
 
 /// The screen on these gateways, with this folder before all others in `PATH`.
-fn attach(place: &TestFolder, args: &[&str]) -> Terminal {
-    let path = format!("PATH={}:{}", place.path("bin").display(), std::env::var("PATH").unwrap());
-    Terminal::run(place, &[&["env", &path, PROGRAM, "attach"], args].concat())
+fn attach(folder: &TestFolder, args: &[&str]) -> Terminal {
+    let path = format!("PATH={}:{}", folder.path("bin").display(), std::env::var("PATH").unwrap());
+    Terminal::run(folder, &[&["env", &path, PROGRAM, "attach"], args].concat())
 }
 
 #[track_caller]
@@ -66,7 +66,7 @@ struct SshServer {
 
 impl SshServer {
     /// `forced` is what the key may run, whatever is asked.
-    fn start(place: &TestFolder, forced: &str) -> Self {
+    fn start(folder: &TestFolder, forced: &str) -> Self {
         let run = |command: &mut Command| {
             let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
             assert!(output.status.success(), "{command:?}: {output:?}");
@@ -74,12 +74,12 @@ impl SshServer {
         for key in ["host", "user", "stranger"] {
             run(Command::new("ssh-keygen")
                 .args(["-q", "-t", "ed25519", "-N", "", "-f"])
-                .arg(place.path(key)));
+                .arg(folder.path(key)));
         }
-        let public = fs::read_to_string(place.path("user.pub")).unwrap();
-        place.write("authorized_keys", &format!("{forced}{public}"));
-        let at = |name: &str| place.path(name).display().to_string();
-        place.write("banner", "All that is done here is written down.\n");
+        let public = fs::read_to_string(folder.path("user.pub")).unwrap();
+        folder.write("authorized_keys", &format!("{forced}{public}"));
+        let at = |name: &str| folder.path(name).display().to_string();
+        folder.write("banner", "All that is done here is written down.\n");
         let config = format!(
             "Banner {}\nHostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\nPidFile none\nPermitRootLogin yes\n\
              SetEnv PATH={}:/usr/bin:/bin XDG_RUNTIME_DIR={}\n",
@@ -89,13 +89,13 @@ impl SshServer {
             at("bin"),
             at("run")
         );
-        place.write("sshd_config", &config);
+        folder.write("sshd_config", &config);
         // Where sshd puts a process that has no rights yet; systemd makes it where that runs.
         fs::create_dir_all("/run/sshd").unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let (ends, servers) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
-        let (over, running, config) = (ends.clone(), servers.clone(), place.path("sshd_config"));
+        let (over, running, config) = (ends.clone(), servers.clone(), folder.path("sshd_config"));
         thread::spawn(move || {
             while let Ok((client, _)) = listener.accept()
                 && !over.load(Ordering::Relaxed)
@@ -110,9 +110,9 @@ impl SshServer {
     }
 
     /// An `ssh` of the user's own that knows two hosts here: one that takes its key, and one that does not.
-    fn write_client(&self, place: &TestFolder) {
+    fn write_client(&self, folder: &TestFolder) {
         let host = |name: &str, key: &str| {
-            let (known, key) = (place.path("known_hosts"), place.path(key));
+            let (known, key) = (folder.path("known_hosts"), folder.path(key));
             format!(
                 "Host {name}\n HostName 127.0.0.1\n Port {}\n User root\n IdentityFile {}\n IdentitiesOnly yes\n \
                  UserKnownHostsFile {}\n StrictHostKeyChecking accept-new\n",
@@ -121,9 +121,9 @@ impl SshServer {
                 known.display()
             )
         };
-        place.write("ssh_config", &(host("edge", "user") + &host("locked", "stranger")));
-        let config = place.path("ssh_config");
-        write_script(&place.path("bin/ssh"), &format!("exec /usr/bin/ssh -F {} \"$@\"\n", config.display()));
+        folder.write("ssh_config", &(host("edge", "user") + &host("locked", "stranger")));
+        let config = folder.path("ssh_config");
+        write_script(&folder.path("bin/ssh"), &format!("exec /usr/bin/ssh -F {} \"$@\"\n", config.display()));
     }
 
     fn kill_connections(&self) {
@@ -150,27 +150,27 @@ fn write_script(path: &Path, text: &str) {
 }
 
 /// A place whose `bin` holds the program, as the `PATH` of a gateway's host would.
-fn place() -> TestFolder {
-    let place = shop();
-    fs::create_dir(place.path("bin")).unwrap();
-    symlink(PROGRAM, place.path("bin/portcullis")).unwrap();
-    place
+fn folder() -> TestFolder {
+    let folder = shop();
+    fs::create_dir(folder.path("bin")).unwrap();
+    symlink(PROGRAM, folder.path("bin/portcullis")).unwrap();
+    folder
 }
 
 #[test]
 fn gateways_over_sockets_ssh_and_programs_are_one_screen_and_the_sick_cost_a_row_each() {
-    let place = place();
-    let server = SshServer::start(&place, "");
-    server.write_client(&place);
+    let folder = folder();
+    let server = SshServer::start(&folder, "");
+    server.write_client(&folder);
     write_script(
-        &place.path("bin/greets"),
+        &folder.path("bin/greets"),
         "echo 'Welcome to inside.'; exec portcullis admin --stdio --admin run/shop.sock\n",
     );
-    write_script(&place.path("bin/hangs"), "echo $$ > hangs.pid; sleep 1000\n");
-    let _here = start(&place, "shop");
-    let mut there = start(&place, "far");
+    write_script(&folder.path("bin/hangs"), "echo $$ > hangs.pid; sleep 1000\n");
+    let _here = start(&folder, "shop");
+    let mut there = start(&folder, "far");
     let mut terminal = attach(
-        &place,
+        &folder,
         &[
             "here=run/shop.sock",
             "there=ssh:edge:far",
@@ -206,14 +206,14 @@ fn gateways_over_sockets_ssh_and_programs_are_one_screen_and_the_sick_cost_a_row
         there.log().contains("operator kind=\"reload\"").then_some(())
     });
     // One that is refused stays on the screen, with the lines that it is about.
-    let profile = fs::read_to_string(place.path("shop.yaml")).unwrap();
-    place.write("shop.yaml", &profile.replacen("mode:", "mood:", 1));
+    let profile = fs::read_to_string(folder.path("shop.yaml")).unwrap();
+    folder.write("shop.yaml", &profile.replacen("mode:", "mood:", 1));
     terminal.press("r");
     terminal.until("the reason and its lines", |screen| {
         let shown = screen.contents();
         shown.contains("refused: there: ") && shown.contains("1 | mood:")
     });
-    place.write("shop.yaml", &profile);
+    folder.write("shop.yaml", &profile);
     terminal.press("o8");
 
     server.kill_connections();
@@ -225,13 +225,13 @@ fn gateways_over_sockets_ssh_and_programs_are_one_screen_and_the_sick_cost_a_row
     terminal.press("q");
     assert_eq!(terminal.exit_code(), 0);
     terminal.until_shown("The gateways keep running.");
-    until_ended(&place, "hangs.pid");
+    until_ended(&folder, "hangs.pid");
 }
 
 /// What a gateway is called by ends with the screen.
 #[track_caller]
-fn until_ended(place: &TestFolder, file: &str) {
-    let process = fs::read_to_string(place.path(file)).unwrap();
+fn until_ended(folder: &TestFolder, file: &str) {
+    let process = fs::read_to_string(folder.path(file)).unwrap();
     let file = format!("/proc/{}/stat", process.trim());
     until("what was started ends with the screen", SOON, || {
         let runs = fs::read_to_string(&file).is_ok_and(|stat| !stat.contains(") Z "));
@@ -242,26 +242,26 @@ fn until_ended(place: &TestFolder, file: &str) {
 #[test]
 fn a_screen_that_is_quit_by_a_signal_leaves_nothing_running() {
     for signal in [Signal::QUIT, Signal::TERM, Signal::HUP, Signal::INT] {
-        let place = place();
-        write_script(&place.path("bin/hangs"), "echo $$ > pid.new; mv pid.new hangs.pid; sleep 1000\n");
-        let mut terminal = attach(&place, &["one=exec:hangs", "two=run/none.sock"]);
+        let folder = folder();
+        write_script(&folder.path("bin/hangs"), "echo $$ > pid.new; mv pid.new hangs.pid; sleep 1000\n");
+        let mut terminal = attach(&folder, &["one=exec:hangs", "two=run/none.sock"]);
         terminal.until_shown("UNREACHABLE");
-        until("it runs", SOON, || place.path("hangs.pid").exists().then_some(()));
+        until("it runs", SOON, || folder.path("hangs.pid").exists().then_some(()));
         let screen = Pid::from_raw(terminal.process() as i32).unwrap();
         kill_process(screen, signal).unwrap();
         let code = terminal.exit_code();
         assert!(code != 0 || signal != Signal::QUIT, "{signal:?}");
         terminal.until_left();
-        until_ended(&place, "hangs.pid");
+        until_ended(&folder, "hangs.pid");
     }
 }
 
 /// What carries the protocol is not the process that a service manager means.
 #[test]
 fn a_carrier_program_does_not_see_the_service_manager() {
-    let place = place();
-    write_script(&place.path("bin/tells"), "env > reported.new; mv reported.new reported; sleep 1000\n");
-    let path = format!("PATH={}:{}", place.path("bin").display(), std::env::var("PATH").unwrap());
+    let folder = folder();
+    write_script(&folder.path("bin/tells"), "env > reported.new; mv reported.new reported; sleep 1000\n");
+    let path = format!("PATH={}:{}", folder.path("bin").display(), std::env::var("PATH").unwrap());
     let ours = [
         "NOTIFY_SOCKET=/run/notify",
         "WATCHDOG_USEC=1000000",
@@ -272,8 +272,8 @@ fn a_carrier_program_does_not_see_the_service_manager() {
     ];
     let attach =
         [&["env", &path][..], &ours, &[PROGRAM, "attach", "one=exec:tells", "two=run/none.sock"]].concat();
-    let mut terminal = Terminal::run(&place, &attach);
-    let reported = until("it is reported", SOON, || fs::read_to_string(place.path("reported")).ok());
+    let mut terminal = Terminal::run(&folder, &attach);
+    let reported = until("it is reported", SOON, || fs::read_to_string(folder.path("reported")).ok());
     assert!(reported.lines().any(|line| line == path), "{reported}");
     for (name, _) in ours.iter().filter_map(|one| one.split_once('=')) {
         assert!(!reported.lines().any(|line| line.starts_with(name)), "{name}: {reported}");
@@ -285,15 +285,15 @@ fn a_carrier_program_does_not_see_the_service_manager() {
 /// A key in `authorized_keys` that may only look: what is asked over it is refused where the gateway is.
 #[test]
 fn a_key_that_may_only_look_changes_nothing() {
-    let place = place();
+    let folder = folder();
     let forced = format!(
         "restrict,command=\"echo Welcome to edge.; XDG_RUNTIME_DIR={} {PROGRAM} admin --stdio --read-only\" ",
-        place.path("run").display()
+        folder.path("run").display()
     );
-    let server = SshServer::start(&place, &forced);
-    server.write_client(&place);
-    let gateway = start(&place, "shop");
-    let mut terminal = attach(&place, &["ssh:edge"]);
+    let server = SshServer::start(&folder, &forced);
+    server.write_client(&folder);
+    let gateway = start(&folder, "shop");
+    let mut terminal = attach(&folder, &["ssh:edge"]);
     terminal.until_shown("LIVE");
     terminal.press("r");
     terminal.until_shown("refused: this connection to the gateway is read-only");
@@ -302,11 +302,11 @@ fn a_key_that_may_only_look_changes_nothing() {
 
 #[test]
 fn a_fleet_file_names_gateways_and_what_is_wrong_with_it_is_reported_by_line() {
-    let place = place();
-    let gateway = start(&place, "shop");
-    place.write("fleet.yaml", "one: run/shop.sock\ntwo: exec:portcullis admin --stdio --profile shop\n");
-    fs::set_permissions(place.path("fleet.yaml"), fs::Permissions::from_mode(0o600)).unwrap();
-    let mut terminal = attach(&place, &["--read-only", "--fleet", "fleet.yaml"]);
+    let folder = folder();
+    let gateway = start(&folder, "shop");
+    folder.write("fleet.yaml", "one: run/shop.sock\ntwo: exec:portcullis admin --stdio --profile shop\n");
+    fs::set_permissions(folder.path("fleet.yaml"), fs::Permissions::from_mode(0o600)).unwrap();
+    let mut terminal = attach(&folder, &["--read-only", "--fleet", "fleet.yaml"]);
     terminal.until_shown("2 of 2 reached, 2 healthy");
     terminal.until_shown("READ-ONLY");
     // What is stopped on purpose is not an error, whatever leads to it.
@@ -322,19 +322,19 @@ fn a_fleet_file_names_gateways_and_what_is_wrong_with_it_is_reported_by_line() {
     terminal.press("q");
     assert_eq!(terminal.exit_code(), 0);
 
-    place.write("bad.yaml", "one: run/shop.sock\none: run/other.sock\n");
-    fs::set_permissions(place.path("bad.yaml"), fs::Permissions::from_mode(0o600)).unwrap();
+    folder.write("bad.yaml", "one: run/shop.sock\none: run/other.sock\n");
+    fs::set_permissions(folder.path("bad.yaml"), fs::Permissions::from_mode(0o600)).unwrap();
     let refused = |args: &[&str]| {
-        let output = place.command(&[&["attach"], args].concat()).output().unwrap();
+        let output = folder.command(&[&["attach"], args].concat()).output().unwrap();
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
     };
     let (code, reported) = refused(&["--fleet", "bad.yaml"]);
     assert_eq!(code, Some(2), "{reported}");
     assert!(reported.starts_with("bad.yaml:2:1: one: "), "{reported}");
-    fs::set_permissions(place.path("fleet.yaml"), fs::Permissions::from_mode(0o666)).unwrap();
+    fs::set_permissions(folder.path("fleet.yaml"), fs::Permissions::from_mode(0o666)).unwrap();
     let (code, reported) = refused(&["--fleet", "fleet.yaml"]);
     assert!(code == Some(2) && reported.contains("chmod go-w"), "{reported}");
-    fs::set_permissions(place.path("fleet.yaml"), fs::Permissions::from_mode(0o600)).unwrap();
+    fs::set_permissions(folder.path("fleet.yaml"), fs::Permissions::from_mode(0o600)).unwrap();
     let twice = &["--fleet", "fleet.yaml", "one=run/x.sock"][..];
     for bad in [&["ssh:-oProxyCommand=id"][..], &["a=run/x.sock", "a=run/y.sock"], &["exec:"], twice] {
         let (code, reported) = refused(bad);
@@ -344,10 +344,10 @@ fn a_fleet_file_names_gateways_and_what_is_wrong_with_it_is_reported_by_line() {
 
 #[test]
 fn a_recording_of_a_fleet_is_replayed_with_all_its_gateways() {
-    let place = place();
-    let _shop = start(&place, "shop");
+    let folder = folder();
+    let _shop = start(&folder, "shop");
     let mut terminal = attach(
-        &place,
+        &folder,
         &["--record", "kept.jsonl", "one=run/shop.sock", "two=run/shop.sock", "gone=run/none.sock"],
     );
     terminal.press("8");
@@ -357,7 +357,7 @@ fn a_recording_of_a_fleet_is_replayed_with_all_its_gateways() {
     terminal.until_shown("REC");
     terminal.press("q");
     assert_eq!(terminal.exit_code(), 0);
-    let mut replay = Terminal::run(&place, &[PROGRAM, "replay", "kept.jsonl"]);
+    let mut replay = Terminal::run(&folder, &[PROGRAM, "replay", "kept.jsonl"]);
     replay.press("8");
     replay.until("all its gateways", |screen| {
         ["one", "two", "gone", "UNREACHABLE"].iter().all(|word| screen.contents().contains(word))
@@ -380,9 +380,9 @@ fn a_recording_of_a_fleet_is_replayed_with_all_its_gateways() {
 /// What is pasted by mistake is no command to any of them, wherever the cursor is.
 #[test]
 fn text_that_is_pasted_into_a_fleet_commands_nobody() {
-    let place = place();
-    let gateways = [start(&place, "shop"), start(&place, "far")];
-    let mut terminal = attach(&place, &["one=run/shop.sock", "two=run/far.sock"]);
+    let folder = folder();
+    let gateways = [start(&folder, "shop"), start(&folder, "far")];
+    let mut terminal = attach(&folder, &["one=run/shop.sock", "two=run/far.sock"]);
     terminal.until_shown("2 of 2 reached");
     let paste = |text: &str| format!("\u{1b}[200~{text}\u{1b}[201~");
     for screen in ["8", "3", "4", "H"] {
@@ -408,18 +408,18 @@ fn text_that_is_pasted_into_a_fleet_commands_nobody() {
 /// `doctor` of a fleet's screen, on a gateway that is killed and comes back.
 #[test]
 fn a_gateway_that_is_away_is_found_until_it_is_back() {
-    let place = place();
-    let _here = start(&place, "shop");
+    let folder = folder();
+    let _here = start(&folder, "shop");
     let args = ["--no-ui", "--profile", "shop.yaml"];
-    let away = place.start_as("far", &[], &args);
-    let mut terminal = attach(&place, &["here=run/shop.sock", "there=run/far.sock"]);
+    let away = folder.start_as("far", &[], &args);
+    let mut terminal = attach(&folder, &["here=run/shop.sock", "there=run/far.sock"]);
     terminal.until_shown("2 of 2 reached");
     terminal.press("0");
     terminal.until("nothing is away", |screen| !screen.contents().contains("gateway-away"));
     drop(away);
     until_row(&terminal, &["must", "there: cannot be reached"]);
     terminal.until_shown("[gateway-away]");
-    let _back = place.start_as("far", &[], &args);
+    let _back = folder.start_as("far", &[], &args);
     terminal.until("it is back", |screen| !screen.contents().contains("gateway-away"));
     terminal.press("q");
     assert_eq!(terminal.exit_code(), 0);
@@ -428,10 +428,10 @@ fn a_gateway_that_is_away_is_found_until_it_is_back() {
 /// The remote end of `attach ssh:` finds the gateway of a profile, and says when there is none.
 #[test]
 fn the_far_end_carries_to_the_gateway_of_a_profile() {
-    let place = place();
-    let _gateway = start(&place, "shop-dmz");
+    let folder = folder();
+    let _gateway = start(&folder, "shop-dmz");
     let carried = |args: &[&str]| {
-        place.command(&[&["admin", "--stdio"], args].concat()).stdin(Stdio::null()).output().unwrap()
+        folder.command(&[&["admin", "--stdio"], args].concat()).stdin(Stdio::null()).output().unwrap()
     };
     let output = carried(&["--profile", "shop"]);
     assert!(output.status.success(), "{output:?}");
@@ -460,14 +460,14 @@ fn rows_of_client(screen: &vt100::Screen, client: SocketAddr) -> Vec<(u64, Strin
 /// links.
 #[test]
 fn a_session_of_a_pair_is_one_row_from_client_to_backend() {
-    let place = TestFolder::with_certificates();
+    let folder = TestFolder::with_certificates();
     let dead = format!("tcp://127.0.0.1:{}", free_port());
-    let pair = Pair::reverse(&place, &[("echo", "echo://"), ("dead", &dead)]);
+    let pair = Pair::reverse(&folder, &[("echo", "echo://"), ("dead", &dead)]);
     let (dmz, internal) = (pair.dmz.status(), pair.internal.status());
     for (near, far) in [(&dmz, &internal), (&internal, &dmz)] {
         assert_eq!(near["pools"][0]["instance"], far["instance"], "{near:#}");
     }
-    let mut terminal = attach(&place, &["edge=run/dmz.sock", "inside=run/internal.sock"]);
+    let mut terminal = attach(&folder, &["edge=run/dmz.sock", "inside=run/internal.sock"]);
     terminal.resize(160, 40);
     let connect = |service: &str| {
         let client = TcpStream::connect(pair.dmz.accept(service)).unwrap();
@@ -530,13 +530,13 @@ fn a_session_of_a_pair_is_one_row_from_client_to_backend() {
 /// What fails is recorded nowhere but on the screen.
 #[test]
 fn a_recording_of_a_fleet_on_a_full_disk_is_reported_on_its_screen() {
-    let place = place();
-    let Some(wrapper) = full_disk(&place) else { return };
-    let _shop = start(&place, "shop");
+    let folder = folder();
+    let Some(wrapper) = full_disk(&folder) else { return };
+    let _shop = start(&folder, "shop");
     let record =
         [PROGRAM, "attach", "--record", "small/kept.jsonl", "one=run/shop.sock", "two=run/shop.sock"];
     let open = || {
-        let terminal = Terminal::run(&place, &[&wrapper[..], &record].concat());
+        let terminal = Terminal::run(&folder, &[&wrapper[..], &record].concat());
         terminal.resize(160, 40);
         terminal.until_shown("REC FAILS");
         terminal
@@ -544,7 +544,7 @@ fn a_recording_of_a_fleet_on_a_full_disk_is_reported_on_its_screen() {
     let mut terminal = open();
     terminal.press("5");
     terminal.until_shown("it is tried again every second");
-    let inside = format!("/proc/{}/root{}", terminal.process(), place.path("small").display());
+    let inside = format!("/proc/{}/root{}", terminal.process(), folder.path("small").display());
     fs::remove_file(format!("{inside}/filler")).unwrap();
     terminal.until_shown("goes on; ");
     terminal.until("it is well again", |screen| {
@@ -564,10 +564,10 @@ fn a_recording_of_a_fleet_on_a_full_disk_is_reported_on_its_screen() {
 /// The screen asks each gateway for its history by itself.
 #[test]
 fn the_history_of_each_gateway_is_on_the_screen() {
-    let place = place();
-    kept_hour::write(&place, "shop");
-    let _shop = start(&place, "shop");
-    let mut terminal = attach(&place, &["one=run/shop.sock", "two=run/shop.sock"]);
+    let folder = folder();
+    kept_hour::write(&folder, "shop");
+    let _shop = start(&folder, "shop");
+    let mut terminal = attach(&folder, &["one=run/shop.sock", "two=run/shop.sock"]);
     terminal.press("0");
     for name in ["one", "two"] {
         until_row(&terminal, &[name, "no link took a session in 3 minutes of the last hour"]);

@@ -6,8 +6,8 @@ use crate::{process::TestFolder, pty::Terminal};
 
 #[test]
 fn a_half_is_written_from_answers() {
-    let place = TestFolder::with_certificates();
-    let mut terminal = Terminal::open(&place, &["init", "dmz", "--out", "first"]);
+    let folder = TestFolder::with_certificates();
+    let mut terminal = Terminal::open(&folder, &["init", "dmz", "--out", "first"]);
     terminal.until_shown("Name of the service [web]:");
     terminal.press("shop\r");
     terminal.until_shown("Where clients come in [tcp://0.0.0.0:8000]:");
@@ -24,21 +24,21 @@ fn a_half_is_written_from_answers() {
     terminal.until_shown("this one has no default");
     terminal.press("gate.example.com\r");
     terminal.until_shown("Port of the link [1443]:");
-    assert!(!place.path("first").exists(), "it writes before it has all answers");
+    assert!(!folder.path("first").exists(), "it writes before it has all answers");
     terminal.press("\r");
     terminal.until_shown("next:");
     assert_eq!(terminal.exit_code(), 0);
-    let dmz = fs::read_to_string(place.path("first/dmz.yaml")).unwrap();
+    let dmz = fs::read_to_string(folder.path("first/dmz.yaml")).unwrap();
     assert!(dmz.contains("    shop:\n      accept: [\"tcp://0.0.0.0:8100\"]\n"), "{dmz}");
-    let internal = fs::read_to_string(place.path("first/internal-host/internal.yaml")).unwrap();
+    let internal = fs::read_to_string(folder.path("first/internal-host/internal.yaml")).unwrap();
     assert!(internal.contains("    shop:\n      connect: \"tcp://127.0.0.1:8080\"\n"), "{internal}");
 }
 
 #[test]
 fn what_options_give_is_not_asked() {
-    let place = TestFolder::with_certificates();
+    let folder = TestFolder::with_certificates();
     let mut terminal =
-        Terminal::open(&place, &["init", "pair", "--out", "all", "--service", "shop", "--accept", "8100"]);
+        Terminal::open(&folder, &["init", "pair", "--out", "all", "--service", "shop", "--accept", "8100"]);
     terminal.until_shown("The backend");
     let shown = |screen: &vt100::Screen, text: &str| screen.contents().contains(text);
     terminal
@@ -48,18 +48,18 @@ fn what_options_give_is_not_asked() {
     terminal.press("\r");
     terminal.until_shown("next:");
     assert_eq!(terminal.exit_code(), 0);
-    let mut terminal = Terminal::open(&place, &["init", "pair", "--out", "none", "--defaults"]);
+    let mut terminal = Terminal::open(&folder, &["init", "pair", "--out", "none", "--defaults"]);
     terminal.until_shown("next:");
     assert_eq!(terminal.exit_code(), 0);
 }
 
 #[test]
 fn an_end_of_input_writes_nothing() {
-    let place = TestFolder::with_certificates();
-    let mut terminal = Terminal::open(&place, &["init", "pair", "--out", "first"]);
+    let folder = TestFolder::with_certificates();
+    let mut terminal = Terminal::open(&folder, &["init", "pair", "--out", "first"]);
     terminal.until_shown("Name of the service [web]:");
     terminal.press("\u{4}");
     terminal.until_shown("the answers ended; nothing was written");
     assert_eq!(terminal.exit_code(), 1);
-    assert!(!place.path("first").exists());
+    assert!(!folder.path("first").exists());
 }

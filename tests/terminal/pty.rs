@@ -33,22 +33,22 @@ pub struct Terminal {
 
 impl Terminal {
     /// Runs portcullis with these arguments.
-    pub fn open(place: &TestFolder, args: &[&str]) -> Self {
-        Self::run(place, &[&[env!("CARGO_BIN_EXE_portcullis")], args].concat())
+    pub fn open(folder: &TestFolder, args: &[&str]) -> Self {
+        Self::run(folder, &[&[env!("CARGO_BIN_EXE_portcullis")], args].concat())
     }
 
     /// Runs any command line.
-    pub fn run(place: &TestFolder, line: &[&str]) -> Self {
+    pub fn run(folder: &TestFolder, line: &[&str]) -> Self {
         let pair =
             native_pty_system().openpty(PtySize { rows: 30, cols: 100, ..PtySize::default() }).unwrap();
         let mut command = CommandBuilder::new(line[0]);
         command.args(&line[1..]);
-        command.cwd(place.path("."));
+        command.cwd(folder.path("."));
         for (name, value) in [("TERM", "xterm-256color"), ("LANG", "C.UTF-8"), ("LC_ALL", "C.UTF-8")] {
             command.env(name, value);
         }
-        command.env("XDG_RUNTIME_DIR", place.path("run"));
-        command.env("STATE_DIRECTORY", place.path("state"));
+        command.env("XDG_RUNTIME_DIR", folder.path("run"));
+        command.env("STATE_DIRECTORY", folder.path("state"));
         let child = pair.slave.spawn_command(command).unwrap();
         drop(pair.slave);
         let (rows, columns) = (NonZeroU16::new(30).unwrap(), NonZeroU16::new(100).unwrap());

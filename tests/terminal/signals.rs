@@ -26,17 +26,17 @@ impl ScreenKind {
     const ALL: [Self; 3] = [OfGateway, Attached, Replay];
 
     /// Starts what it looks at.
-    fn prepare(self, place: &TestFolder) -> Option<Gateway<'_>> {
+    fn prepare(self, folder: &TestFolder) -> Option<Gateway<'_>> {
         match self {
             OfGateway => None,
-            Attached => Some(start(place)),
+            Attached => Some(start(folder)),
             Replay => {
                 let args = ["--no-ui", "--profile", "shop.yaml", "--record", "kept.jsonl"];
-                let gateway = place.start_as("shop", &[], &args);
+                let gateway = folder.start_as("shop", &[], &args);
                 until("there is a recording", SOON, || {
-                    std::fs::read_to_string(place.path("kept.jsonl")).ok().filter(|kept| kept.contains('\n'))
+                    std::fs::read_to_string(folder.path("kept.jsonl")).ok().filter(|kept| kept.contains('\n'))
                 });
-                stop(place);
+                stop(folder);
                 drop(gateway);
                 None
             }
@@ -52,11 +52,11 @@ impl ScreenKind {
     }
 
     /// In a shell that then runs the rest of a script.
-    fn in_shell(self, place: &TestFolder, before: &str, after: &str) -> Terminal {
+    fn in_shell(self, folder: &TestFolder, before: &str, after: &str) -> Terminal {
         let program = env!("CARGO_BIN_EXE_portcullis");
         let script =
             format!("{before}{program} {}; {after}; echo ended with $?; read go", self.args().join(" "));
-        Terminal::run(place, &["bash", "--norc", "-c", &script])
+        Terminal::run(folder, &["bash", "--norc", "-c", &script])
     }
 
     fn leave(self, terminal: &mut Terminal) {
@@ -84,15 +84,15 @@ fn signals_from_outside_leave_a_sane_terminal() {
     let of_others = [(Signal::HUP, Some(1)), (Signal::QUIT, Some(131)), (Signal::TERM, Some(0))];
     for kind in ScreenKind::ALL {
         for (signal, code) in if kind == OfGateway { of_gateway } else { of_others } {
-            let place = shop();
-            let _looked_at = kind.prepare(&place);
-            let terminal = kind.in_shell(&place, "", "(exit $?)");
+            let folder = shop();
+            let _looked_at = kind.prepare(&folder);
+            let terminal = kind.in_shell(&folder, "", "(exit $?)");
             until_drawn(&terminal);
             kill_process(terminal.child_of_shell(), signal).unwrap();
             terminal.until(&format!("a sane terminal after {signal:?}: {kind:?}"), is_restored);
             if code.is_none() {
-                assert_eq!(status(&place)["phase"], "running", "it goes on headless");
-                assert!(place.command(&["stop"]).output().unwrap().status.success());
+                assert_eq!(status(&folder)["phase"], "running", "it goes on headless");
+                assert!(folder.command(&["stop"]).output().unwrap().status.success());
             }
             terminal.until_shown(&format!("ended with {}", code.unwrap_or(0)));
         }
@@ -102,9 +102,9 @@ fn signals_from_outside_leave_a_sane_terminal() {
 #[test]
 fn a_stop_gives_the_shell_a_sane_terminal_and_the_screen_comes_back() {
     for kind in ScreenKind::ALL {
-        let place = shop();
-        let _looked_at = kind.prepare(&place);
-        let mut terminal = kind.in_shell(&place, "set -m; ", "stty -a; echo stopped; read go; fg");
+        let folder = shop();
+        let _looked_at = kind.prepare(&folder);
+        let mut terminal = kind.in_shell(&folder, "set -m; ", "stty -a; echo stopped; read go; fg");
         until_drawn(&terminal);
         let process = terminal.child_of_shell();
         kill_process(process, Signal::USR1).unwrap();
@@ -127,9 +127,9 @@ fn a_stop_gives_the_shell_a_sane_terminal_and_the_screen_comes_back() {
 #[test]
 fn a_screen_that_no_shell_could_continue_is_not_stopped() {
     for kind in ScreenKind::ALL {
-        let place = shop();
-        let _looked_at = kind.prepare(&place);
-        let mut terminal = Terminal::open(&place, kind.args());
+        let folder = shop();
+        let _looked_at = kind.prepare(&folder);
+        let mut terminal = Terminal::open(&folder, kind.args());
         until_drawn(&terminal);
         let process = Pid::from_raw(terminal.process() as i32).unwrap();
         kill_process(process, Signal::TSTP).unwrap();
@@ -150,10 +150,10 @@ fn a_screen_that_no_shell_could_continue_is_not_stopped() {
 #[test]
 fn a_terminal_that_is_held_holds_up_no_signal() {
     for ends_held in [false, true] {
-        let place = shop();
-        let profile = std::fs::read_to_string(place.path("shop.yaml")).unwrap();
-        place.write("shop.yaml", &format!("log: gate.json\n{profile}"));
-        let mut terminal = Terminal::open(&place, OfGateway.args());
+        let folder = shop();
+        let profile = std::fs::read_to_string(folder.path("shop.yaml")).unwrap();
+        folder.write("shop.yaml", &format!("log: gate.json\n{profile}"));
+        let mut terminal = Terminal::open(&folder, OfGateway.args());
         until_drawn(&terminal);
         let process = Pid::from_raw(terminal.process() as i32).unwrap();
         terminal.control_output(Action::OOff);
@@ -161,12 +161,12 @@ fn a_terminal_that_is_held_holds_up_no_signal() {
             kill_process(process, signal).unwrap();
         }
         for number in 0..3 {
-            std::fs::rename(place.path("gate.json"), place.path(&format!("gate.{number}"))).unwrap();
+            std::fs::rename(folder.path("gate.json"), folder.path(&format!("gate.{number}"))).unwrap();
             kill_process(process, Signal::USR1).unwrap();
-            until("there is a new log", SOON, || place.path("gate.json").exists().then_some(()));
+            until("there is a new log", SOON, || folder.path("gate.json").exists().then_some(()));
             kill_process(process, Signal::CONT).unwrap();
         }
-        assert_eq!(status(&place)["phase"], "running");
+        assert_eq!(status(&folder)["phase"], "running");
         match ends_held {
             false => {
                 terminal.control_output(Action::OOn);

@@ -36,6 +36,7 @@ const REFUSED_NAMES: &[(&str, &str)] = &[
     ("objection", "error, response"),
     ("picture", "snapshot"),
     ("pinned", "self_issued"),
+    ("place", "slot, permit, location, index"),
     ("pulse", "tracker"),
     ("rewound", "prefixed"),
     ("role", "half"),
@@ -62,7 +63,7 @@ const REFUSED_NAMES: &[(&str, &str)] = &[
 /// Words that no name may contain, in the program, its tests, benches and fuzz targets.
 const REFUSED_PARTS: &[&str] = &[
     "anew", "beset", "farewell", "glimpsed", "greet", "greeted", "greeter", "greeting", "hear", "heard",
-    "hears", "knock", "lately", "mended", "said", "spoilt", "told", "trouble", "untold", "worn",
+    "hears", "knock", "lately", "mended", "said", "spoilt", "told", "trouble", "turned", "untold", "worn",
 ];
 /// Names that contain one of them: fields that others read under these names.
 const NAMES_OF_OTHERS: &[&str] = &["heard", "heard_seconds", "log_trouble", "trouble"];
@@ -70,7 +71,10 @@ const NAMES_OF_OTHERS: &[&str] = &["heard", "heard_seconds", "log_trouble", "tro
 const REFUSED_PHRASES: &[(&str, &str)] = &[
     ("all the same", "still, anyway"),
     ("anew", "again, new"),
+    ("back-end", "backend"),
+    ("back-ends", "backends"),
     ("can not", "cannot"),
+    ("far end", "peer, remote end"),
     ("far side", "peer, other end"),
     ("for ever", "forever"),
     ("greeted", "accepted, answered"),
@@ -376,6 +380,12 @@ fn documents_are_plain() {
             }
         }
     }
+    for file in ["src/init/dmz.yaml", "src/init/internal.yaml", "assets/package/debian/control"] {
+        let text = prose(&fs::read_to_string(root.join(file)).unwrap());
+        for (phrase, instead) in refused_phrases(&text) {
+            refused.push(format!("{file}: it says `{phrase}` in place of {instead}"));
+        }
+    }
     assert!(count >= 8, "only {count} documents were found");
     assert!(refused.is_empty(), "{}", refused.join("\n"));
 }
@@ -389,4 +399,25 @@ fn strings_are_no_names_and_comments_are_read_across_lines() {
     let found: Vec<_> = refused_phrases(&comments).into_iter().map(|(phrase, _)| phrase).collect();
     assert_eq!(found, ["can not", "hears", "so many"]);
     assert_eq!(strings, r##"r#"heard "# "said\" told""##);
+}
+
+/// How the name of a time ends, so that its use says what it is.
+const SUFFIXES_OF_TIMES: &[&str] =
+    &["_TIMEOUT", "_INTERVAL", "_DELAY", "_PERIOD", "_WINDOW", "_TTL", "_MAX", "_MIN"];
+/// Units, and the defaults of a profile, which are called after its keys.
+const OTHER_TIMES: &[&str] = &["SECOND", "MINUTE", "HOUR", "MS", "YEARS_9999"];
+
+#[test]
+fn times_are_named_for_what_they_limit() {
+    let times = regex::Regex::new(r"\bconst ([A-Z0-9_]+): (?:\w+::)*Duration\b").unwrap();
+    let mut refused = Vec::new();
+    for source in sources().iter().filter(|source| !source.path.ends_with("profile/defaults.rs")) {
+        for (_, [name]) in times.captures_iter(&source.code).map(|found| found.extract()) {
+            if !SUFFIXES_OF_TIMES.iter().any(|suffix| name.ends_with(suffix)) && !OTHER_TIMES.contains(&name)
+            {
+                refused.push(format!("{}: {name}", source.path.display()));
+            }
+        }
+    }
+    assert!(refused.is_empty(), "{}", refused.join("\n"));
 }

@@ -108,7 +108,7 @@ async fn who_reads_late_gets_the_newest_and_commands_are_answered_meanwhile() {
 }
 
 #[tokio::test]
-async fn watches_leave_places_for_commands() {
+async fn watches_leave_permits_for_commands() {
     let mut gateway = Gateway::start();
     let mut watchers = vec![];
     for _ in 0..WATCHES_MAX {

@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 use crate::{
     admin::{
         client,
-        socket_path::{self, PlaceError},
+        socket_path::{self, SocketPathError},
     },
     cli::Cli,
     gateway::{
@@ -45,7 +45,7 @@ pub enum TrialHalvesError {
     #[error(transparent)]
     Bind(EngineStartError),
     #[error(transparent)]
-    Socket(PlaceError),
+    Socket(SocketPathError),
     #[error("this program is not found: {0}")]
     Program(io::Error),
     #[error("the internal half could not be started: {0}")]
@@ -196,7 +196,7 @@ impl InternalProcess {
         let program = std::env::current_exe().map_err(TrialHalvesError::Program)?;
         let mut command = Process::new(program);
         systemd::keep_from(&mut command);
-        command.args(["--no-ui", "--role", "internal", "--mode", mode.word()]);
+        command.args(["--no-ui", "--role", "internal", "--mode", mode.label()]);
         command.arg("--admin").arg(&socket).arg("--profile");
         command.args(chosen.file().map(std::path::absolute).into_iter().flatten());
         command.args(["--ends-with", &std::process::id().to_string()]);

@@ -124,7 +124,7 @@ async fn verify_with_progress(path: &Path) -> Result<CommandAnswer, ClientError>
         };
         let running_step = snapshot.walk.as_ref().and_then(|verify_run| verify_run.walking);
         if let Some(step) = running_step.filter(|_| running_step != reported) {
-            print_note(format_args!("verify: {} ...", step.word()));
+            print_note(format_args!("verify: {} ...", step.label()));
         }
         reported = running_step;
     }
@@ -167,7 +167,7 @@ impl LocalVerifyRun<'_> {
         let found = steps::check_basic(&profile, edges, &OwnPorts::default()).await;
         self.add_step(&mut steps, found.at(CheckStep::Basic, began.elapsed()))?;
         for mode in [Mode::Forward, Mode::Reverse] {
-            let word = step_of(mode).word();
+            let word = step_of(mode).label();
             print_note(format_args!(
                 "verify: {word}: starting halves of its own and waiting for links, at most 10 s"
             ));
@@ -259,7 +259,7 @@ fn step_of(mode: Mode) -> CheckStep {
 /// Prints one step as soon as it is known; with `--json`, standard output is only for the report.
 fn print_step(step_report: &StepReport, form: OutputForm) -> Result<(), OutputError> {
     let mut text =
-        format!("{:<8} {}  {}", step_report.step.word(), step_report.result.word(), step_report.seen);
+        format!("{:<8} {}  {}", step_report.step.label(), step_report.result.label(), step_report.seen);
     if let Some(advice) = &step_report.advice {
         text.push_str(&format!("\n         do    {advice}"));
     }

@@ -404,7 +404,7 @@ impl PoolIntake {
             return handshake::refuse(stream, refusal).await;
         }
         let granted = tokio::time::timeout(
-            crate::link::HANDSHAKE,
+            crate::link::HANDSHAKE_TIMEOUT,
             socks5::send_reply(&mut stream, socks5_proto::Reply::Succeeded),
         );
         if let Ok(Ok(())) = granted.await

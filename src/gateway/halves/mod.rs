@@ -98,7 +98,7 @@ pub struct EndpointIngress {
     /// Set once it is started.
     endpoint: Option<LinkEndpoint>,
     /// Set once it is open in its port.
-    place: OnceLock<OpenEndpoint>,
+    location: OnceLock<OpenEndpoint>,
 }
 
 #[derive(Debug)]
@@ -113,8 +113,13 @@ impl LinkIngress {
     fn prepare(address: &LinkAddress, bind: BindPolicy, found: &ResolvedNames) -> Result<Self, BindError> {
         let address = address.clone();
         if address.web_socket().is_some() {
-            let (closed, place) = (CancellationToken::new(), OnceLock::new());
-            return Ok(Self::Endpoint(Box::new(EndpointIngress { address, closed, endpoint: None, place })));
+            let (closed, location) = (CancellationToken::new(), OnceLock::new());
+            return Ok(Self::Endpoint(Box::new(EndpointIngress {
+                address,
+                closed,
+                endpoint: None,
+                location,
+            })));
         }
         let listener = listen::bind(&address.at, found.addresses(&address.at), bind)?;
         Ok(Self::Port { address, closer: listener.closer(), listener: Some(listener) })
@@ -166,14 +171,14 @@ impl LinkIngress {
 
     /// Where it listens, with the real port.
     fn listening(&self) -> Vec<String> {
-        let place = match self {
+        let location = match self {
             Self::Port { closer, .. } => Some(&**closer),
             Self::Endpoint(endpoint) => {
-                endpoint.place.get().filter(|_| !endpoint.closed.is_cancelled()).map(|open| &open.at)
+                endpoint.location.get().filter(|_| !endpoint.closed.is_cancelled()).map(|open| &open.at)
             }
         };
         let real = |at| LinkAddress { at, ..self.address().clone() }.to_string();
-        place.map(ListenerAddresses::describe).unwrap_or_default().into_iter().map(real).collect()
+        location.map(ListenerAddresses::describe).unwrap_or_default().into_iter().map(real).collect()
     }
 
     /// Where it listens, in words.
@@ -194,7 +199,7 @@ impl EndpointIngress {
         borrowed: Option<BorrowedRoutes>,
     ) {
         if let Some(endpoint) = &self.endpoint
-            && self.place.set(OpenEndpoint { at, _borrowed: borrowed }).is_ok()
+            && self.location.set(OpenEndpoint { at, _borrowed: borrowed }).is_ok()
         {
             endpoints.open(endpoint.clone());
         }

@@ -17,16 +17,16 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     gateway::link_session,
     link::{
-        DIAL, GOODBYE, HANDSHAKE, LINGERING_CLOSE, Peer,
+        DIAL_TIMEOUT, DRAIN_TIMEOUT, HANDSHAKE_TIMEOUT, LINGERING_CLOSE_TIMEOUT, Peer,
         agreement::{AgreedLink, AgreedLinkEvent, Agreement},
         error::IdleLinkError,
         handshake::{self, HandshakeError, HandshakeTerms},
-        liveness::{HEARTBEAT, LinkLiveness, LivenessVerdict, UNANSWERED, WriteState},
+        liveness::{LinkLiveness, LivenessVerdict, PING_INTERVAL, PONG_TIMEOUT, WriteState},
         multiplex::{
             handle::{LinkLoss, LocalSide, SessionFate},
             parked::PARKED,
-            receiving::BEGUN,
-            timing::ANSWER,
+            receiving::FRAME_TIMEOUT,
+            timing::OPEN_TIMEOUT,
         },
         offered_services::OfferedServices,
         server::{IdleLossReason, LinkServer},
@@ -52,41 +52,49 @@ struct DeadlineRow {
 }
 
 const DEADLINES: &[DeadlineRow] = &[
-    DeadlineRow { name: "dial", value: DIAL, check: |value| Box::pin(check_dial(value)) },
+    DeadlineRow { name: "dial", value: DIAL_TIMEOUT, check: |value| Box::pin(check_dial(value)) },
     DeadlineRow {
         name: "handshake, accepted",
-        value: HANDSHAKE,
+        value: HANDSHAKE_TIMEOUT,
         check: |value| Box::pin(check_accepted(value)),
     },
     DeadlineRow {
         name: "handshake, dialled",
-        value: HANDSHAKE,
+        value: HANDSHAKE_TIMEOUT,
         check: |value| Box::pin(check_dialled(value)),
     },
     DeadlineRow {
         name: "second reply",
-        value: HANDSHAKE,
+        value: HANDSHAKE_TIMEOUT,
         check: |value| Box::pin(check_second_reply(value)),
     },
-    DeadlineRow { name: "answer to `open`", value: ANSWER, check: |value| Box::pin(check_answer(value)) },
-    DeadlineRow { name: "check", value: HEARTBEAT, check: |value| Box::pin(check_look(value)) },
-    DeadlineRow { name: "ping", value: UNANSWERED, check: |value| Box::pin(check_ping(value)) },
-    DeadlineRow { name: "begun frame", value: BEGUN, check: |value| Box::pin(check_begun_frame(value)) },
+    DeadlineRow {
+        name: "answer to `open`",
+        value: OPEN_TIMEOUT,
+        check: |value| Box::pin(check_answer(value)),
+    },
+    DeadlineRow { name: "check", value: PING_INTERVAL, check: |value| Box::pin(check_look(value)) },
+    DeadlineRow { name: "ping", value: PONG_TIMEOUT, check: |value| Box::pin(check_ping(value)) },
+    DeadlineRow {
+        name: "begun frame",
+        value: FRAME_TIMEOUT,
+        check: |value| Box::pin(check_begun_frame(value)),
+    },
     DeadlineRow {
         name: "acknowledgement",
-        value: tcp::UNACKNOWLEDGED,
+        value: tcp::ACK_TIMEOUT,
         check: |value| Box::pin(check_acknowledged(value)),
     },
     DeadlineRow { name: "parked session", value: PARKED, check: |value| Box::pin(check_parked(value)) },
     DeadlineRow {
         name: "lingering close",
-        value: LINGERING_CLOSE,
+        value: LINGERING_CLOSE_TIMEOUT,
         check: |value| Box::pin(check_lingering_close(value)),
     },
-    DeadlineRow { name: "goodbye", value: GOODBYE, check: |value| Box::pin(check_goodbye(value)) },
+    DeadlineRow { name: "goodbye", value: DRAIN_TIMEOUT, check: |value| Box::pin(check_goodbye(value)) },
     DeadlineRow {
         name: "silence after a goodbye",
-        value: HEARTBEAT.saturating_add(UNANSWERED),
+        value: PING_INTERVAL.saturating_add(PONG_TIMEOUT),
         check: |value| Box::pin(check_parting(value)),
     },
 ];
@@ -148,8 +156,13 @@ async fn agreed_link(end: LinkEnd) -> (Box<AgreedLink>, TcpStream) {
 
 fn agreed_link_over(stream: NetStream, end: LinkEnd) -> Box<AgreedLink> {
     let serves = [orders()].into_iter().collect();
-    let agreed =
-        Agreement { end, sessions_max: 8, serves, retire: GOODBYE * 6, retired: CancellationToken::new() };
+    let agreed = Agreement {
+        end,
+        sessions_max: 8,
+        serves,
+        retire: DRAIN_TIMEOUT * 6,
+        retired: CancellationToken::new(),
+    };
     AgreedLink::new(stream, peer(), agreed)
 }
 
@@ -246,9 +259,9 @@ async fn check_answer(value: Duration) {
         idle: None,
         cause_of: link_session::cause_of_client,
     };
-    let (handle, place) = (link.handle().clone(), link.load().take().expect("a place"));
+    let (handle, slot) = (link.handle().clone(), link.load().take().expect("a place"));
     let opening = async {
-        let opened = handle.open(OpenRequest::new(orders(), "s-1".into()), Box::new(local), place).await;
+        let opened = handle.open(OpenRequest::new(orders(), "s-1".into()), Box::new(local), slot).await;
         opened.expect("the link lives").outcome().await.how
     };
     let how = tokio::select! {

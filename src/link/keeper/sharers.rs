@@ -6,13 +6,13 @@
 use std::time::Duration;
 
 use crate::{
-    link::liveness::{HEARTBEAT, SILENCE_MAX},
+    link::liveness::{PING_INTERVAL, SILENCE_MAX},
     proto::multiplex::hello::InstanceId,
 };
 
 /// Gateways whose links have stood side by side for this long share their address. A shorter time is that of a
 /// process which takes over from another one: if that is dead, its links are there until their silence is noticed.
-const SETTLING_PERIOD: Duration = SILENCE_MAX.saturating_add(HEARTBEAT.saturating_mul(2));
+const SETTLING_PERIOD: Duration = SILENCE_MAX.saturating_add(PING_INTERVAL.saturating_mul(2));
 
 /// The gateways that share an address; none while one has it alone.
 #[derive(Debug, Default)]
@@ -66,7 +66,7 @@ mod tests {
     fn gateways_that_share_an_address_are_reported_and_so_is_one_that_goes() {
         let [one, other, third] = [1, 2, 3].map(|number| InstanceId([number; 16]));
         // The links of a dead process may still be there when those of its successor are as old as `new`.
-        let (old, new) = (SETTLING_PERIOD, SILENCE_MAX + HEARTBEAT);
+        let (old, new) = (SETTLING_PERIOD, SILENCE_MAX + PING_INTERVAL);
         let mut sharers = AddressSharers::default();
         let gone = |instance, left| SharersChange::Gone { instance, left };
         let rounds = [

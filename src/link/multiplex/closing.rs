@@ -1,4 +1,5 @@
-//! How a link ends: asked to leave, closed by the other end, or lost.
+//! How a link ends: asked to leave, closed by the other end, or lost. Only a lost link ends its sessions; in the other
+//! cases they have ended before.
 
 use std::{
     pin::Pin,

@@ -1,7 +1,7 @@
 //! How many bytes of a session may be on their way: one account for each direction.
 //!
 //! The receiver gives back what its session's socket has taken, so a reader that stops also stops its sender,
-//! and nobody else. A window grows while the socket takes half of it within [`GROWS_WITHIN`] and leaves nothing
+//! and nobody else. A window grows while the socket takes half of it within [`GROWTH_WINDOW`] and leaves nothing
 //! waiting, so it does not slow down a single stream over any distance. All windows of a link grow within one
 //! [`WindowBudget`]. There are no sockets here, and the time is passed in.
 
@@ -21,7 +21,7 @@ pub const WINDOW_BYTES: usize = 64 * 1024;
 /// The largest window of one session.
 pub const WINDOW_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// A window should hold what arrives in twice this time; a round trip is shorter.
-const GROWS_WITHIN: Duration = Duration::from_millis(500);
+const GROWTH_WINDOW: Duration = Duration::from_millis(500);
 /// How much all windows of a link may grow together.
 pub const LINK_BUDGET_BYTES: usize = 16 * 1024 * 1024;
 
@@ -95,7 +95,7 @@ impl ReceiveWindow {
         }
         let now = clock();
         let mut credit = std::mem::take(&mut self.taken);
-        if waiting == 0 && now.saturating_duration_since(since) <= GROWS_WITHIN {
+        if waiting == 0 && now.saturating_duration_since(since) <= GROWTH_WINDOW {
             credit += self.grow();
         }
         self.since = Some(now);

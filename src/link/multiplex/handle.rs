@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{credit::ReceiveWindow, held::HeldBytes, moving::MovedSession};
 use crate::{
-    link::{liveness::SILENCE_MAX, load::SessionPlace},
+    link::{liveness::SILENCE_MAX, load::SessionSlot},
     net::stream::NetStream,
     proto::{
         Refusal,
@@ -48,7 +48,7 @@ pub(super) enum LinkCommand {
 pub(super) struct OpenCommand {
     pub request: OpenRequest,
     pub side: Box<LocalSide>,
-    pub place: SessionPlace,
+    pub slot: SessionSlot,
     pub owner: SessionOwner,
 }
 
@@ -345,12 +345,12 @@ impl LinkHandle {
         &self,
         request: OpenRequest,
         side: Box<LocalSide>,
-        place: SessionPlace,
+        slot: SessionSlot,
     ) -> Result<SessionHandle, LinkClosed> {
         let (mut owner, mut handle) = session_owner();
         let (sender, answered) = oneshot::channel();
         (owner.answered, handle.answered) = (Some(sender), Some(answered));
-        let command = LinkCommand::Open(Box::new(OpenCommand { request, side, place, owner }));
+        let command = LinkCommand::Open(Box::new(OpenCommand { request, side, slot, owner }));
         match self.commands.send(command).await {
             Ok(()) => Ok(handle),
             Err(mpsc::error::SendError(LinkCommand::Open(command))) => Err(LinkClosed(command.side)),

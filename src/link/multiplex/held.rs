@@ -1,4 +1,5 @@
-//! Bytes that wait for a stream to take them, using about as much memory as there are bytes.
+//! Bytes that wait for a stream to take them, using about as much memory as there are bytes. How many may wait is the
+//! credit that their sender was given.
 
 use std::collections::VecDeque;
 

@@ -28,7 +28,7 @@ use super::{
     task::{MultiplexedLink, OwnerEvent},
 };
 use crate::{
-    link::load::SessionPlace,
+    link::load::SessionSlot,
     proto::multiplex::{
         PeerViolation,
         frame::{CutCause, FrameType, LinkFrame, MoveTicket},
@@ -49,7 +49,7 @@ pub trait MoveTargets: fmt::Debug + Send + Sync {
 #[derive(Debug)]
 pub struct MoveTarget {
     pub handle: LinkHandle,
-    pub place: SessionPlace,
+    pub slot: SessionSlot,
 }
 
 /// What a link keeps of its sessions that move.
@@ -74,7 +74,7 @@ pub(super) struct MovedSession {
     ticket: MoveTicket,
     entry: Box<TableEntry<LinkedSession>>,
     /// Its place on the new link. It keeps that on the old one until then, so neither link ends meanwhile.
-    place: Option<SessionPlace>,
+    slot: Option<SessionSlot>,
     /// The link that it has left, which takes it back if the other one cannot have it.
     back: Option<mpsc::WeakSender<LinkCommand>>,
 }
@@ -89,7 +89,7 @@ impl Moves {
 impl MovedSession {
     /// Without another link: only the old one can go on with it.
     fn without_target(mut self: Box<Self>) -> Box<Self> {
-        (self.place, self.back) = (None, None);
+        (self.slot, self.back) = (None, None);
         self
     }
 
@@ -132,7 +132,7 @@ impl MultiplexedLink {
     fn begin_moves(&mut self) -> Result<(), LinkLoss> {
         let Some(targets) = self.moves.targets.clone() else { return Ok(()) };
         // Places are taken when sessions come; no more of them leave than there are places now.
-        let mut places = Vec::new();
+        let mut slots = Vec::new();
         while self.moves.may_begin > 0
             && let Some(number) = self.moves.candidates.pop()
         {
@@ -146,7 +146,7 @@ impl MultiplexedLink {
             let Some(entry) = self.table.entry(number) else { continue };
             let sent = entry.channel.send.sent();
             self.send(LinkFrame::Move { sent, credit: 0, ticket: MoveTicket::default() }, number)?;
-            places.push(target.place);
+            slots.push(target.slot);
             self.moves.may_begin -= 1;
         }
         Ok(())
@@ -222,9 +222,9 @@ impl MultiplexedLink {
         entry.channel.send.restart(credit);
         entry.channel.receive.restart(entry.row.held_bytes());
         let target = self.moves.targets.as_ref().and_then(|targets| targets.next_target());
-        let (handle, place) = target.map(|target| (target.handle, target.place)).unzip();
+        let (handle, slot) = target.map(|target| (target.handle, target.slot)).unzip();
         let moved =
-            Box::new(MovedSession { number, ticket, entry, place, back: Some(self.commander.clone()) });
+            Box::new(MovedSession { number, ticket, entry, slot, back: Some(self.commands_sender.clone()) });
         let left = match handle {
             Some(handle) => handle.resume(moved).err(),
             None => Some(moved),
@@ -245,13 +245,13 @@ impl MultiplexedLink {
             moved.go_back();
             return Ok(());
         }
-        let MovedSession { number, ticket, entry, place, back } = *moved;
+        let MovedSession { number, ticket, entry, slot, back } = *moved;
         let permit = self.stage.permit_resume(number)?;
         let window = &entry.channel.receive;
         let (received, credit) = (window.received(), window.open() as u32);
         let frame = LinkFrame::Resume { received, credit, ticket };
         self.outgoing.push(permit, &frame);
-        self.move_in(number, entry, place)?;
+        self.move_in(number, entry, slot)?;
         if let Some(commands) = back.as_ref().and_then(mpsc::WeakSender::upgrade) {
             // A task with a full queue is awake.
             let _ = commands.try_send(LinkCommand::SessionLeft);
@@ -281,11 +281,11 @@ impl MultiplexedLink {
         if entry.channel.send.sent() != received {
             return Err(PeerViolation::MovedBytes(number).into());
         }
-        let place = self.load.take_for_move().ok_or(PeerViolation::TooMany("sessions moved to one link"))?;
+        let slot = self.load.take_for_move().ok_or(PeerViolation::TooMany("sessions moved to one link"))?;
         entry.channel.send.restart(credit);
         // It was parked without any growth, so there is nothing to charge.
         let _ = entry.channel.receive.change_budget(self.table.budget());
-        self.move_in(number, entry, Some(place))
+        self.move_in(number, entry, Some(slot))
     }
 
     /// At a server: the opener has reset a session while its `move` was answered.
@@ -308,9 +308,9 @@ impl MultiplexedLink {
         &mut self,
         number: u32,
         mut entry: Box<TableEntry<LinkedSession>>,
-        place: Option<SessionPlace>,
+        slot: Option<SessionSlot>,
     ) -> Result<(), LinkLoss> {
-        entry.row.rebind(self.id, self.ready.waker(number), place);
+        entry.row.rebind(self.id, self.ready.waker(number), slot);
         self.watch_idle(&entry.row, number, Instant::now());
         self.table.move_in(number, entry)?;
         // Its stream has yet to learn whom to wake.

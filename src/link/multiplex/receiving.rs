@@ -31,7 +31,7 @@ use crate::proto::{
 };
 
 /// A frame that has begun must be complete within this time.
-pub const BEGUN: Duration = Duration::from_secs(6);
+pub const FRAME_TIMEOUT: Duration = Duration::from_secs(6);
 /// Bytes read before it is time to write: the largest encrypted batch of the other end, so that a read ends at
 /// a TLS record.
 const READ_BYTES: usize = BATCH_BYTES_MAX + 16 * 1024;
@@ -118,7 +118,7 @@ impl MultiplexedLink {
             }
         }
         match self.decoder.is_within_frame() {
-            true => _ = self.whole_by.get_or_insert_with(|| Instant::now() + BEGUN),
+            true => _ = self.whole_by.get_or_insert_with(|| Instant::now() + FRAME_TIMEOUT),
             false => self.whole_by = None,
         }
         Ok(())
@@ -181,7 +181,7 @@ impl MultiplexedLink {
                 Ok(())
             }
             LinkFrame::Services(services) => {
-                self.offers.earn(Instant::now().into_std(), OFFERS_A_SECOND, OFFERS_AT_ONCE);
+                self.offers.refill(Instant::now().into_std(), OFFERS_A_SECOND, OFFERS_AT_ONCE);
                 if !self.offers.take() {
                     return Err(PeerViolation::TooMany("offers").into());
                 }

@@ -21,7 +21,7 @@ use super::{
     ready::SessionWaker,
 };
 use crate::{
-    link::load::SessionPlace,
+    link::load::SessionSlot,
     net::stream::NetStream,
     proto::multiplex::{frame::CutCause, state::LinkEnd},
     telemetry::{registry::SessionCounters, snapshot::SessionPhase},
@@ -52,7 +52,7 @@ pub struct LinkedSession {
     pub idle: Option<Box<IdleWatch>>,
     /// Whether a check of its socket is scheduled.
     pub is_check_scheduled: bool,
-    place: Option<SessionPlace>,
+    slot: Option<SessionSlot>,
 }
 
 /// An `open` that was not answered yet.
@@ -126,7 +126,7 @@ pub enum TurnRead {
 
 impl LinkedSession {
     /// A session that the other gateway opens; its backend is not connected yet.
-    pub fn incoming(waker: Arc<SessionWaker>, owner: SessionOwner, place: Option<SessionPlace>) -> Self {
+    pub fn incoming(waker: Arc<SessionWaker>, owner: SessionOwner, slot: Option<SessionSlot>) -> Self {
         Self {
             end: LinkEnd::Server,
             waker,
@@ -143,7 +143,7 @@ impl LinkedSession {
             owes_opened: false,
             idle: None,
             is_check_scheduled: false,
-            place,
+            slot,
         }
     }
 
@@ -152,11 +152,11 @@ impl LinkedSession {
         waker: Arc<SessionWaker>,
         owner: SessionOwner,
         side: Box<LocalSide>,
-        place: SessionPlace,
+        slot: SessionSlot,
         unanswered: UnansweredOpen,
         now: Instant,
     ) -> Self {
-        let mut row = Self::incoming(waker, owner, Some(place));
+        let mut row = Self::incoming(waker, owner, Some(slot));
         row.end = LinkEnd::Opener;
         row.unanswered = Some(Box::new(unanswered));
         row.attach(side, now);
@@ -172,11 +172,11 @@ impl LinkedSession {
     }
 
     /// It is on this link from now on. `place` is the one that it has there, unless it keeps its own.
-    pub fn rebind(&mut self, link: u64, waker: Arc<SessionWaker>, place: Option<SessionPlace>) {
+    pub fn rebind(&mut self, link: u64, waker: Arc<SessionWaker>, slot: Option<SessionSlot>) {
         self.waker = waker;
         (self.is_in_line, self.is_check_scheduled) = (false, false);
-        if place.is_some() {
-            self.place = place;
+        if slot.is_some() {
+            self.slot = slot;
         }
         self.counters().into_iter().for_each(|counters| counters.set_via(link));
     }

@@ -87,7 +87,11 @@ impl MultiplexedLink {
         if row.has_stream() && !is_read && !std::mem::replace(&mut row.is_check_scheduled, true) {
             match is_failed {
                 true => self.watch_stall(number, sent),
-                false => self.timers.add(Instant::now() + super::timing::RECHECK, number, TimerKind::Check),
+                false => self.timers.add(
+                    Instant::now() + super::timing::SOCKET_CHECK_INTERVAL,
+                    number,
+                    TimerKind::Check,
+                ),
             }
         }
     }

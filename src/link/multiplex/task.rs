@@ -56,7 +56,7 @@ use crate::{
 /// How many rounds of work are done before other tasks get their turn.
 const ROUNDS_MAX: usize = 16;
 /// A check that is this late shows that the process was not running.
-const STOPPED_MIN: Duration = Duration::from_millis(100);
+const PROCESS_PAUSE_MIN: Duration = Duration::from_millis(100);
 
 /// What a link reports to its owner.
 #[derive(Debug)]
@@ -108,7 +108,7 @@ pub struct MultiplexedLink {
     pub(super) ready: ReadyQueue,
     pub(super) commands: mpsc::Receiver<LinkCommand>,
     /// For its sessions; its owner keeps one of its own.
-    pub(super) commander: mpsc::WeakSender<LinkCommand>,
+    pub(super) commands_sender: mpsc::WeakSender<LinkCommand>,
     pub(super) numbers: Arc<AtomicU32>,
     pub(super) moves: Moves,
     pub(super) parked: Arc<ParkedSessions>,
@@ -142,7 +142,7 @@ impl MultiplexedLink {
             // Pings tell whether it is alive. This fails only on a socket that is already gone.
             let _ = tcp::prepare_busy_link(socket);
         }
-        let (commander, commands) = mpsc::channel(COMMANDS_MAX);
+        let (commands_sender, commands) = mpsc::channel(COMMANDS_MAX);
         let now = Instant::now();
         let outgoing = Outgoing::new(&stream);
         let leaves = Arc::new(AtomicBool::new(false));
@@ -158,7 +158,7 @@ impl MultiplexedLink {
             outgoing,
             ready: ReadyQueue::default(),
             commands,
-            commander: commander.downgrade(),
+            commands_sender: commands_sender.downgrade(),
             numbers,
             moves: Moves::default(),
             parked,
@@ -176,7 +176,7 @@ impl MultiplexedLink {
             quiet_since: now,
             leaves: leaves.clone(),
         };
-        (link, LinkHandle::new(id, commander, leaves))
+        (link, LinkHandle::new(id, commands_sender, leaves))
     }
 
     pub fn peer(&self) -> &Peer {
@@ -286,7 +286,7 @@ impl MultiplexedLink {
     }
 
     fn open(&mut self, open: OpenCommand) -> Result<(), LinkLoss> {
-        let OpenCommand { request, side, place, owner } = open;
+        let OpenCommand { request, side, slot, owner } = open;
         let now = Instant::now();
         // Number 0 belongs to the link itself.
         let number = loop {
@@ -296,9 +296,9 @@ impl MultiplexedLink {
             }
         };
         let waker = self.ready.waker(number);
-        let answer_by = now + super::timing::ANSWER;
+        let answer_by = now + super::timing::OPEN_TIMEOUT;
         let unanswered = UnansweredOpen::new(self.outgoing.next_batch(), answer_by, self.stopped_for);
-        let row = LinkedSession::outgoing(waker, owner, side, place, unanswered, now);
+        let row = LinkedSession::outgoing(waker, owner, side, slot, unanswered, now);
         if self.stage != LinkStage::Running || self.closing != Closing::Running {
             row.end(SessionFate::Unsent, None);
             return Ok(());
@@ -320,7 +320,7 @@ impl MultiplexedLink {
         if let Some(idle) = &entry.row.idle {
             self.timers.add(idle.next_check(now), number, TimerKind::Idle);
         }
-        self.timers.add(now + super::timing::OPENED_WITHIN, number, TimerKind::Opened);
+        self.timers.add(now + super::timing::OPENED_DELAY_MAX, number, TimerKind::Opened);
         self.list(number);
     }
 
@@ -370,10 +370,10 @@ impl MultiplexedLink {
     pub(super) fn opened(&mut self, number: u32, request: Box<OpenRequest>) -> Result<(), LinkLoss> {
         let (owner, handle) = super::handle::session_owner();
         let waker = self.ready.waker(number);
-        let place = self.load.take();
-        let has_place = place.is_some();
-        self.table.open(number, LinkedSession::incoming(waker, owner, place))?;
-        match self.commander.upgrade().filter(|_| has_place && self.has_session_capacity()) {
+        let slot = self.load.take();
+        let has_slot = slot.is_some();
+        self.table.open(number, LinkedSession::incoming(waker, owner, slot))?;
+        match self.commands_sender.upgrade().filter(|_| has_slot && self.has_session_capacity()) {
             Some(commands) => {
                 let handle = handle.holding(self.served.clone());
                 let session = IncomingSession::new((self.id, number), commands, handle);
@@ -407,7 +407,7 @@ impl MultiplexedLink {
         let now = Instant::now();
         // Every check is a little late. If that were counted, whatever waits for an answer would wait forever.
         let delay = now.saturating_duration_since(due);
-        if delay >= STOPPED_MIN {
+        if delay >= PROCESS_PAUSE_MIN {
             self.stopped_for += delay;
         }
         self.time_is_up(now, cx)?;

@@ -20,13 +20,13 @@ use crate::{
 };
 
 /// Deadline of the answer to `open`: the backend's deadline, plus the way there and back.
-pub const ANSWER: Duration = Duration::from_secs(5);
+pub const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long `opened` may wait for the first bytes from the backend.
-pub const OPENED_WITHIN: Duration = Duration::from_millis(5);
+pub const OPENED_DELAY_MAX: Duration = Duration::from_millis(5);
 /// How often to check a socket that is not being read.
-pub const RECHECK: Duration = Duration::from_secs(2);
+pub const SOCKET_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// After a pause of this process, data that arrived during the pause must be read within this time.
-const PAUSED: Duration = Duration::from_secs(1);
+const PAUSE_GRACE_PERIOD: Duration = Duration::from_secs(1);
 
 /// The reason for checking a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -132,7 +132,7 @@ impl MultiplexedLink {
                     // While this process was not running, the other gateway's answer could not be read.
                     let stopped =
                         self.stopped_for - std::mem::replace(&mut open.stopped_before, self.stopped_for);
-                    open.answer_by = (due + stopped).max(now + PAUSED.min(stopped));
+                    open.answer_by = (due + stopped).max(now + PAUSE_GRACE_PERIOD.min(stopped));
                     self.timers.add(open.answer_by, number, TimerKind::Answer);
                     return Ok(());
                 }

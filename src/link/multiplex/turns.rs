@@ -1,4 +1,5 @@
-//! Whose turn it is: sessions that have something to send share a batch by bytes.
+//! Whose turn it is: sessions that have something to send share a batch by deficit round robin, with a short list that
+//! comes first.
 //!
 //! Those that have just become ready come first, for at most half of a batch. So a small message does not wait
 //! behind bulk data, and a flood of small ones does not starve it. A turn is a quarter of a batch. The size of
@@ -22,7 +23,7 @@ const BATCH_WAIT_MAX: Duration = Duration::from_millis(1);
 /// The rate of a connection is measured over this many of its last bytes, or over those that had to wait for
 /// this long.
 const RATE_SAMPLE_BYTES: usize = 8 * BATCH_BYTES_MAX;
-const RATE_SAMPLE_TIME: Duration = Duration::from_millis(20);
+const RATE_SAMPLE_INTERVAL: Duration = Duration::from_millis(20);
 const TURN_BYTES_MIN: usize = 16 * 1024;
 const TURN_BYTES_MAX: usize = 64 * 1024;
 /// A batch with no more room than this is full.
@@ -32,14 +33,14 @@ const BATCH_SPACE_BYTES_MIN: usize = 256;
 #[derive(Debug, Default)]
 pub struct TurnQueue {
     /// Sessions that had nothing to send until now.
-    fresh: VecDeque<u32>,
+    newly_ready: VecDeque<u32>,
     /// Sessions that have had a turn and have more. If the end of a batch cut a turn short, the rest of it goes
     /// on in the next batch; a session that is cut short each time would starve otherwise.
     waiting: VecDeque<(u32, Option<usize>)>,
     /// Whether the current turn came from the fresh sessions.
-    is_fresh: bool,
+    is_newly_ready: bool,
     /// How long the current turn would have been in a batch with room for it.
-    whole_turn: usize,
+    quantum: usize,
     /// Bytes of the batch that went to fresh sessions.
     fresh_bytes: usize,
     used: usize,
@@ -55,17 +56,17 @@ pub struct Turn {
 impl TurnQueue {
     /// Queues a session that has something to send.
     pub fn push(&mut self, session: u32) {
-        self.fresh.push_back(session);
+        self.newly_ready.push_back(session);
     }
 
     /// Takes out a session that leaves.
     pub fn remove(&mut self, session: u32) {
-        self.fresh.retain(|queued| *queued != session);
+        self.newly_ready.retain(|queued| *queued != session);
         self.waiting.retain(|(queued, _)| *queued != session);
     }
 
     pub fn is_empty(&self) -> bool {
-        self.fresh.is_empty() && self.waiting.is_empty()
+        self.newly_ready.is_empty() && self.waiting.is_empty()
     }
 
     /// Begins a new batch, with `used` bytes in it already.
@@ -76,22 +77,23 @@ impl TurnQueue {
     /// The next turn in a batch of `limit` bytes; `None` when it is full, or nobody is queued.
     pub fn next_turn(&mut self, limit: usize) -> Option<Turn> {
         let space = limit.checked_sub(self.used).filter(|space| *space >= BATCH_SPACE_BYTES_MIN)?;
-        let may_be_fresh = self.fresh_bytes < limit / 2 || self.waiting.is_empty();
-        let fresh = if may_be_fresh { self.fresh.pop_front() } else { None };
-        self.is_fresh = fresh.is_some();
-        let (session, left) = fresh.map(|session| (session, None)).or_else(|| self.waiting.pop_front())?;
-        self.whole_turn = left.unwrap_or(turn_bytes(limit));
-        Some(Turn { session, bytes: self.whole_turn.min(space) })
+        let may_be_newly_ready = self.fresh_bytes < limit / 2 || self.waiting.is_empty();
+        let newly_ready = if may_be_newly_ready { self.newly_ready.pop_front() } else { None };
+        self.is_newly_ready = newly_ready.is_some();
+        let (session, left) =
+            newly_ready.map(|session| (session, None)).or_else(|| self.waiting.pop_front())?;
+        self.quantum = left.unwrap_or(quantum_bytes(limit));
+        Some(Turn { session, bytes: self.quantum.min(space) })
     }
 
     /// Ends a turn that put `bytes` into the batch, frames included.
     pub fn end_turn(&mut self, turn: Turn, bytes: usize, has_more: bool) {
         self.used += bytes;
-        if self.is_fresh {
+        if self.is_newly_ready {
             self.fresh_bytes += bytes;
         }
-        let left = self.whole_turn.saturating_sub(bytes);
-        let was_cut_short = turn.bytes < self.whole_turn && left >= BATCH_SPACE_BYTES_MIN;
+        let left = self.quantum.saturating_sub(bytes);
+        let was_cut_short = turn.bytes < self.quantum && left >= BATCH_SPACE_BYTES_MIN;
         match has_more {
             true if was_cut_short => self.waiting.push_front((turn.session, Some(left))),
             true => self.waiting.push_back((turn.session, None)),
@@ -101,7 +103,7 @@ impl TurnQueue {
 }
 
 /// The longest turn in a batch of this size.
-fn turn_bytes(limit: usize) -> usize {
+fn quantum_bytes(limit: usize) -> usize {
     (limit / 4).clamp(TURN_BYTES_MIN, TURN_BYTES_MAX)
 }
 
@@ -141,7 +143,7 @@ impl BatchLimit {
         } else if self.is_filled_by(bytes) {
             self.bytes = (self.bytes + self.bytes / 4).min(BATCH_BYTES_MAX);
         }
-        if self.sent_bytes > RATE_SAMPLE_BYTES || self.waited > RATE_SAMPLE_TIME {
+        if self.sent_bytes > RATE_SAMPLE_BYTES || self.waited > RATE_SAMPLE_INTERVAL {
             self.sent_bytes /= 2;
             self.waited /= 2;
         }

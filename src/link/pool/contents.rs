@@ -195,12 +195,12 @@ impl PoolContents {
     }
 
     /// The first client in the queue for whom there is a place on this entry's shared links.
-    pub fn next_waiter_with_place(&mut self, group: usize) -> Option<(WaitingClient, LinkSlot)> {
+    pub fn next_waiter_with_slot(&mut self, group: usize) -> Option<(WaitingClient, LinkSlot)> {
         let of = &self.peers[group];
         let can_serve =
             |waiter: &WaitingClient| !waiter.not.contains(&of.peer) && of.can_take(&waiter.service);
         let at = self.waiters.iter().position(can_serve)?;
-        let slot = of.take_place(&self.waiters[at].service, OfferState::Open)?;
+        let slot = of.take_slot(&self.waiters[at].service, OfferState::Open)?;
         Some((self.waiters.remove(at)?, slot))
     }
 }

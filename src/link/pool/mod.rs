@@ -125,9 +125,9 @@ impl Pool {
         }
         let serves = ServedServices::One(service);
         let target = contents.limits.prepared;
-        let Some(place) = self.shares.take(&peer.label()) else { return Err(stream) };
+        let Some(share) = self.shares.take(&peer.label()) else { return Err(stream) };
         let Some(group) = contents.peer_links(&peer, serves, target) else { return Err(stream) };
-        let link_guard = LinkGuard::ready(&contents.peers[group].counts, Some(place)).describe(
+        let link_guard = LinkGuard::ready(&contents.peers[group].counts, Some(share)).describe(
             &stream,
             &peer,
             LinkEnd::Opener,
@@ -143,16 +143,16 @@ impl Pool {
         let guard = {
             let mut contents = self.lock();
             // Whoever dials wants to keep at least one, so a peer never has enough links at zero.
-            let place = self.shares.take(&link.peer().label());
+            let share = self.shares.take(&link.peer().label());
             let kept = usize::from(offer.links_kept);
             let group =
-                place.and_then(|place| Some((place, contents.peer_links_for(&mut link, kept.max(1))?)));
-            group.and_then(|(place, group)| {
+                share.and_then(|share| Some((share, contents.peer_links_for(&mut link, kept.max(1))?)));
+            group.and_then(|(share, group)| {
                 let group = &mut contents.peers[group];
                 group.maximum = offer.links_max.into();
                 // Links that have already ended at the peer may not be noticed here yet.
                 let most = group.maximum.saturating_add(kept);
-                (group.counts.links() < most).then(|| LinkGuard::ready(&group.counts, Some(place)))
+                (group.counts.links() < most).then(|| LinkGuard::ready(&group.counts, Some(share)))
             })
         };
         let Some(guard) = guard else { return Err(link) };
@@ -266,7 +266,7 @@ impl Pool {
     fn serve_waiters(&self, peer: &Peer) {
         let mut contents = self.lock();
         let Some(group) = contents.peer_links_of(peer) else { return };
-        while let Some((waiter, slot)) = contents.next_waiter_with_place(group) {
+        while let Some((waiter, slot)) = contents.next_waiter_with_slot(group) {
             // A client that has given up returns its place.
             let _ = waiter.give.send(Ok(AcquiredLink { side: AcquiredSide::Slot(slot), peer: peer.clone() }));
         }
@@ -341,7 +341,7 @@ impl Pool {
     /// The newest link for a service, of the peer whose turn it is; waits for one if there is none. Peers in
     /// `not` have already refused the session.
     pub async fn take(&self, service: &ServiceName, not: &[Peer]) -> Result<AcquiredLink, TakeError> {
-        let (mut place, wait) = {
+        let (mut share, wait) = {
             let mut contents = self.lock();
             if contents.closed {
                 return Err(TakeError::Closed);
@@ -366,7 +366,7 @@ impl Pool {
             contents.waiters.push_back(WaitingClient { key, service: service.clone(), not, give });
             (QueueEntry { pool: self, key, service, given }, contents.limits.wait)
         };
-        match timeout(wait, &mut place.given).await {
+        match timeout(wait, &mut share.given).await {
             Ok(Ok(taken)) => taken,
             Ok(Err(_)) => Err(TakeError::Closed),
             Err(_) => {
@@ -389,7 +389,7 @@ impl Pool {
             let group = &mut contents.peers[at];
             let newest = group.newest_for(service).and_then(|newest| group.ready.remove(&newest));
             let Some(ReadyLink { link: slot, guard: link_guard }) = newest else {
-                let side = AcquiredSide::Slot(group.take_place(service, OfferState::Open)?);
+                let side = AcquiredSide::Slot(group.take_slot(service, OfferState::Open)?);
                 group.take_turn(takes);
                 return Some(AcquiredLink { side, peer: group.peer.clone() });
             };

@@ -9,7 +9,7 @@ impl Pool {
         let contents = self.lock();
         let mut peers = contents.peers.iter().filter(|links| !not.contains(&links.peer));
         peers.find_map(|links| {
-            let side = AcquiredSide::Slot(links.take_place(service, OfferState::Closed)?);
+            let side = AcquiredSide::Slot(links.take_slot(service, OfferState::Closed)?);
             Some(AcquiredLink { side, peer: links.peer.clone() })
         })
     }

@@ -19,7 +19,7 @@ const KNOWN_MAX: usize = 2 * TARGETS_MAX;
 /// An address that is missing from this many answers in a row is given up,
 const MISSING_ANSWERS: u32 = 3;
 /// but not before this time has passed since the first of them.
-const TARGET_RETENTION: Duration = Duration::from_secs(30);
+const TARGET_RETENTION_PERIOD: Duration = Duration::from_secs(30);
 /// A name is looked up again when its time to live is over, within these limits.
 const REFRESH_INTERVAL_MIN: Duration = Duration::from_secs(1);
 const REFRESH_INTERVAL_MAX: Duration = Duration::from_secs(60);
@@ -150,7 +150,8 @@ impl<T: Ord + Clone> FollowedTargets<T> {
             } else if covers(target) {
                 let missing = absence.get_or_insert(Absence { answers: 0, since: now });
                 missing.answers += 1;
-                let is_over = missing.answers >= MISSING_ANSWERS && now - missing.since >= TARGET_RETENTION;
+                let is_over =
+                    missing.answers >= MISSING_ANSWERS && now - missing.since >= TARGET_RETENTION_PERIOD;
                 if is_over {
                     retired.push(target.clone());
                 }

@@ -1,4 +1,5 @@
-//! Turns bytes, arriving in any pieces, into frames; the body of `data` is not copied.
+//! Turns bytes, arriving in any pieces, into frames; the body of `data` is not copied. A length is refused before
+//! anything is kept for it, so that a peer cannot fill the memory.
 
 use super::{
     PeerViolation,

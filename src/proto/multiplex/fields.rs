@@ -64,15 +64,15 @@ impl<'a> FieldReader<'a> {
     }
 
     /// Stores a value that may appear only once.
-    pub fn once<T>(&self, place: &mut Option<T>, value: T) -> Result<(), PeerViolation> {
-        match place.replace(value) {
+    pub fn once<T>(&self, field: &mut Option<T>, value: T) -> Result<(), PeerViolation> {
+        match field.replace(value) {
             None => Ok(()),
             Some(_) => Err(self.bad("a field that comes twice")),
         }
     }
 
     /// A value without which the body is invalid.
-    pub fn required<T>(&self, place: Option<T>) -> Result<T, PeerViolation> {
-        place.ok_or(self.bad("a field is missing"))
+    pub fn required<T>(&self, field: Option<T>) -> Result<T, PeerViolation> {
+        field.ok_or(self.bad("a field is missing"))
     }
 }

@@ -1,4 +1,5 @@
-//! A frame: one byte of type, three of length, four of session (big-endian), then the body.
+//! A frame: one byte of type, three of length, four of session (big-endian), then the body. What may follow what is
+//! decided in `state`; here is only what the bytes mean.
 //! The type limits the length, so that a peer cannot make this side buffer more than it needs. Whether it may come
 //! now is not judged here.
 
@@ -90,7 +91,7 @@ impl FrameType {
         }
     }
 
-    pub fn word(self) -> &'static str {
+    pub fn label(self) -> &'static str {
         match self {
             Self::Hello => "hello",
             Self::Services => "services",
@@ -113,7 +114,7 @@ impl FrameType {
 
 impl fmt::Display for FrameType {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(self.word())
+        out.write_str(self.label())
     }
 }
 

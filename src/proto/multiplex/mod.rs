@@ -45,7 +45,7 @@ pub enum PeerViolation {
     LinkState(FrameType, LinkStage),
     #[error("a frame `{0}` while session {1} is {2}")]
     SessionState(FrameType, u32, SessionStage),
-    #[error("a frame `{0}` with a body that means nothing: {1}")]
+    #[error("a frame `{0}` with an invalid body: {1}")]
     BadBody(FrameType, &'static str),
     #[error("session {0}, which was never opened")]
     NeverOpened(u32),

@@ -138,7 +138,7 @@ impl LinkStage {
         Ok(FramePermit { kind, session })
     }
 
-    fn word(self) -> &'static str {
+    fn label(self) -> &'static str {
         match self {
             Self::AwaitingOffer => "awaiting offer",
             Self::AwaitingGrant => "awaiting grant",
@@ -150,7 +150,7 @@ impl LinkStage {
 
 impl fmt::Display for LinkStage {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(self.word())
+        out.write_str(self.label())
     }
 }
 
@@ -270,7 +270,7 @@ impl SessionStage {
         end == LinkEnd::Opener && self.resumed().is_some()
     }
 
-    fn word(self) -> &'static str {
+    fn label(self) -> &'static str {
         match self {
             Self::Opening => "opening",
             Self::OpeningEnded => "opening, opener ended",
@@ -287,7 +287,7 @@ impl SessionStage {
 
 impl fmt::Display for SessionStage {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(self.word())
+        out.write_str(self.label())
     }
 }
 
@@ -324,7 +324,7 @@ fn table<S: fmt::Display + Copy + PartialEq>(
     let mut lines = vec![String::from("|"), String::from("|---|")];
     for (end, kind, word) in &columns {
         let mark = if *end == LinkEnd::Opener { "→" } else { "←" };
-        let word = if word.is_empty() { kind.word() } else { word };
+        let word = if word.is_empty() { kind.label() } else { word };
         lines[0] += &format!(" | {mark} {word}");
         lines[1] += "---|";
     }

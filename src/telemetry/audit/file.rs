@@ -15,7 +15,7 @@ use rustix::{
 use thiserror::Error;
 
 use super::{
-    ActorPlace, AuditActor, AuditRecord,
+    ActorOrigin, AuditActor, AuditRecord,
     chain::{AuditLine, CUT, ChainCheck, LineHash, describe_cut},
 };
 use crate::disk;
@@ -95,7 +95,7 @@ impl AuditFile {
             text.push(b'\n');
         }
         let cut = (!self.cut.is_empty()).then(|| {
-            let actor = AuditActor::own(ActorPlace::Gateway);
+            let actor = AuditActor::own(ActorOrigin::Gateway);
             AuditRecord::new(actor, CUT, &self.cut.len().to_string(), &describe_cut(&self.cut))
         });
         let (mut lines, mut last) = (self.lines, self.last);

@@ -25,7 +25,7 @@ const TEXT_CHARS_MAX: usize = 4096;
 /// How an actor has reached the gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum ActorPlace {
+pub enum ActorOrigin {
     Screen,
     Socket,
     Signal,
@@ -36,7 +36,7 @@ pub enum ActorPlace {
 /// The actor of an audited event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditActor {
-    pub from: ActorPlace,
+    pub from: ActorOrigin,
     pub uid: Option<u32>,
     pub pid: Option<i32>,
     /// The user's name, filled in when the line is written, or the signal's.
@@ -45,19 +45,19 @@ pub struct AuditActor {
 
 impl AuditActor {
     /// This process, or whoever uses its screen.
-    pub fn own(from: ActorPlace) -> Self {
+    pub fn own(from: ActorOrigin) -> Self {
         let (uid, pid) = (rustix::process::geteuid().as_raw(), rustix::process::getpid().as_raw_pid());
         Self { from, uid: Some(uid), pid: Some(pid), name: String::new() }
     }
 
     /// A signal, whose sender is not known.
     pub fn signal(name: &str) -> Self {
-        Self { from: ActorPlace::Signal, uid: None, pid: None, name: name.into() }
+        Self { from: ActorOrigin::Signal, uid: None, pid: None, name: name.into() }
     }
 
     /// The process at the other end of an admin socket, as far as the kernel tells.
     pub fn socket(uid: Option<u32>, pid: Option<i32>) -> Self {
-        Self { from: ActorPlace::Socket, uid, pid, name: String::new() }
+        Self { from: ActorOrigin::Socket, uid, pid, name: String::new() }
     }
 }
 

@@ -14,7 +14,7 @@ use crate::telemetry::notices::NoticeLog;
 const SOON: Duration = Duration::from_secs(20);
 
 fn record(object: &str) -> AuditRecord {
-    AuditRecord::new(AuditActor::own(ActorPlace::Gateway), "kill", object, "done")
+    AuditRecord::new(AuditActor::own(ActorOrigin::Gateway), "kill", object, "done")
 }
 
 fn append(path: &Path, objects: &[&str]) {

@@ -16,7 +16,7 @@ use thiserror::Error;
 use tokio::sync::oneshot;
 
 use super::{
-    ActorPlace, AuditActor, AuditRecord,
+    ActorOrigin, AuditActor, AuditRecord,
     file::{AuditFile, AuditFileError},
 };
 use crate::{
@@ -163,7 +163,7 @@ impl AuditWriter {
         let count = record.iter().count() as u64;
         let lost = self.state.lost.load(Ordering::Relaxed);
         let reported = (lost > 0).then(|| {
-            let actor = AuditActor::own(ActorPlace::Gateway);
+            let actor = AuditActor::own(ActorOrigin::Gateway);
             AuditRecord::new(actor, "lost", &lost.to_string(), "lines that could not be written")
         });
         match self.append(reported.into_iter().chain(record).collect()) {

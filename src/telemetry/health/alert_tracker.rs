@@ -102,12 +102,12 @@ impl AlertTracker {
         match self.health.next {
             Some((next, since)) if next == health && now - since >= SETTLED_SECONDS => {
                 let reported = ReportedHealth { health: Some(health), next: None };
-                let word = health.word();
+                let word = health.label();
                 match std::mem::replace(&mut self.health, reported).health {
                     None if health == Health::Healthy => {}
                     None => notices.warn(LogEvent::AlertRaised.line(format!("health: {word}"))),
                     Some(before) => {
-                        let line = format!("health: {word}, was {}", before.word());
+                        let line = format!("health: {word}, was {}", before.label());
                         match health > before {
                             true => notices.warn(LogEvent::AlertRaised.line(line)),
                             false => notices.info(LogEvent::AlertOver.line(line)),
@@ -175,10 +175,10 @@ fn over_line(snapshot: &Snapshot, active: &ActiveAlert) -> String {
     let is_back =
         pools.any(|pool| pool.peer.as_ref() == Some(object) && pool.address == *address && is_linked(pool));
     if is_back && matches!(kind, AlertKind::PeerLost | AlertKind::NoLink) {
-        return format!("{}: back after {span}", active.alert.who());
+        return format!("{}: back after {span}", active.alert.ended_by());
     }
     if *kind == AlertKind::PeerLost {
-        return format!("{}: not waited for any more", active.alert.who());
+        return format!("{}: not waited for any more", active.alert.ended_by());
     }
     format!("over after {span}: {text}")
 }

@@ -157,7 +157,7 @@ fn alert_about(pool: &PoolRow, kind: AlertKind, since: SystemTime) -> Alert {
     let address = pool.address.clone();
     let since = log::format_utc(since);
     let mut alert = Alert { gateway: None, kind, object, address, since, text: String::new() };
-    alert.text = alert.who();
+    alert.text = alert.ended_by();
     alert
 }
 

@@ -321,7 +321,7 @@ mod tests {
         let reported = judged(vec![failing(300)], vec![well]);
         let expected = "orders: the last 300 sessions failed: backend 127.0.0.1:5432: connection refused";
         assert_eq!(texts(&reported), [expected]);
-        let word = reported.services[0].lack.as_ref().map(|lack| lack.kind.word());
+        let word = reported.services[0].lack.as_ref().map(|lack| lack.kind.label());
         assert_eq!(word, Some("FAILING"));
     }
 }

@@ -128,7 +128,7 @@ fn of_gateway(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> Resul
     let mut family = MetricFamily::begin(encoder, confined, MetricType::Gauge)?;
     snapshot.halves.iter().try_for_each(|half| {
         let is_locked = snapshot.confined.get(half).is_some_and(Option::is_some);
-        family.gauge(&[("role", word(*half))], f64::from(u8::from(is_locked)))
+        family.gauge(&[("role", half_label(*half))], f64::from(u8::from(is_locked)))
     })
 }
 
@@ -162,7 +162,7 @@ fn of_services(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> Resu
                 [alone] => usize::from(state == state_of_alone(alone.state, row)),
                 backends => backends.iter().filter(|backend| backend.state == state).count(),
             };
-            family.gauge(&[("service", &*row.name), ("state", state.word())], count as f64)?;
+            family.gauge(&[("service", &*row.name), ("state", state.label())], count as f64)?;
         }
     }
     Ok(())
@@ -253,7 +253,7 @@ fn of_links(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> Result<
     );
     let mut family = MetricFamily::begin(encoder, links, MetricType::Gauge)?;
     for ((half, peer), of) in &peers {
-        let of_state = |state| [("role", word(*half)), ("peer", *peer), ("state", state)];
+        let of_state = |state| [("role", half_label(*half)), ("peer", *peer), ("state", state)];
         family.gauge(&of_state("ready"), of.sum(|row| row.ready))?;
         family.gauge(&of_state("carrying"), of.sum(|row| row.carrying))?;
         family.gauge(&of_state("dialling"), of.sum(|row| row.dialling))?;
@@ -261,19 +261,19 @@ fn of_links(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> Result<
     let wanted = ("portcullis_links_wanted", "Links that should be ready.");
     let mut family = MetricFamily::begin(encoder, wanted, MetricType::Gauge)?;
     for ((half, peer), of) in &peers {
-        family.gauge(&[("role", word(*half)), ("peer", peer)], of.sum(|row| row.target))?;
+        family.gauge(&[("role", half_label(*half)), ("peer", peer)], of.sum(|row| row.target))?;
     }
     let failures = ("portcullis_link_failures", "Dials, handshakes and ready links that failed.");
     let mut family = MetricFamily::begin(encoder, failures, MetricType::Counter)?;
     for ((half, peer), of) in &peers {
         let failed = of.rows.iter().fold(0_u64, |sum, row| sum.saturating_add(row.failures));
-        family.counter(&[("role", word(*half)), ("peer", peer)], failed)?;
+        family.counter(&[("role", half_label(*half)), ("peer", peer)], failed)?;
     }
     let round_trip = ("portcullis_link_rtt_seconds", "The median round-trip time of the links.");
     let mut family = MetricFamily::begin(encoder, round_trip, MetricType::Gauge)?;
     for ((half, peer), of) in &peers {
         if let Some(seconds) = of.round_trip_seconds() {
-            family.gauge(&[("role", word(*half)), ("peer", peer)], seconds)?;
+            family.gauge(&[("role", half_label(*half)), ("peer", peer)], seconds)?;
         }
     }
     Ok(())
@@ -294,17 +294,17 @@ fn of_certificates(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> 
     );
     let mut family = MetricFamily::begin(encoder, expiry, MetricType::Gauge)?;
     earliest.iter().try_for_each(|((half, used), ends)| {
-        family.gauge(&[("role", word(*half)), ("use", used)], *ends as f64)
+        family.gauge(&[("role", half_label(*half)), ("use", used)], *ends as f64)
     })
 }
 
 const NONE: [(&str, &str); 0] = [];
 
 fn labels(row: &ServiceRow) -> [(&str, &str); 2] {
-    [("role", word(row.half)), ("service", &row.name)]
+    [("role", half_label(row.half)), ("service", &row.name)]
 }
 
-fn word(half: Half) -> &'static str {
+fn half_label(half: Half) -> &'static str {
     match half {
         Half::Dmz => "dmz",
         Half::Internal => "internal",

@@ -60,7 +60,7 @@ impl SessionStopper {
 
     /// The end of a session that was stopped in this phase.
     pub fn end(&self, phase: SessionPhase) -> SessionEnd {
-        let (who, reason) = match self.why() {
+        let (ended_by, reason) = match self.why() {
             StopReason::Operator => (EndedBy::Operator, "cut by the operator".to_owned()),
             StopReason::Revoked => (EndedBy::Policy, REVOKED.to_owned()),
             StopReason::TokenExpired => (EndedBy::Time, "its token has expired".to_owned()),
@@ -73,6 +73,6 @@ impl SessionStopper {
                 (EndedBy::Time, format!("the session reached `session_limit` ({limit})"))
             }
         };
-        SessionEnd { who, phase, reason }
+        SessionEnd { ended_by, phase, reason }
     }
 }

@@ -16,7 +16,7 @@ pub(super) struct RecentBytes {
 impl RecentBytes {
     /// What had been moved by one of the last ticks.
     pub fn at(&self, tick: u64) -> ByteCounts {
-        self.ticks.as_ref().map_or(self.last, |ticks| ticks[place(tick)])
+        self.ticks.as_ref().map_or(self.last, |ticks| ticks[index(tick)])
     }
 
     /// Notes what has been moved by this tick.
@@ -25,7 +25,7 @@ impl RecentBytes {
             return;
         }
         let ticks = self.ticks.get_or_insert_with(|| Box::new([self.last; TICKS_KEPT]));
-        ticks[place(tick)] = bytes;
+        ticks[index(tick)] = bytes;
         self.last = bytes;
         if ticks.iter().all(|at| *at == bytes) {
             self.ticks = None;
@@ -33,7 +33,7 @@ impl RecentBytes {
     }
 }
 
-fn place(tick: u64) -> usize {
+fn index(tick: u64) -> usize {
     (tick % TICKS_KEPT as u64) as usize
 }
 

@@ -43,7 +43,8 @@ fn healthy_ends_push_no_failure_out() {
     let registry = registry();
     let failed = open(&registry);
     let id = failed.id().to_owned();
-    let end = SessionEnd { who: EndedBy::Peer, phase: SessionPhase::Relaying, reason: "it is gone".into() };
+    let end =
+        SessionEnd { ended_by: EndedBy::Peer, phase: SessionPhase::Relaying, reason: "it is gone".into() };
     failed.finish(end);
     (0..3 * ended::KEPT_MAX).for_each(|_| open(&registry).finish(SessionEnd::clean()));
     let ended = registry.ended();
@@ -80,9 +81,9 @@ fn of_too_many_sessions_those_that_wait_are_listed_first_and_then_the_busiest() 
     let opened: Vec<_> = (0..ROWS_MAX + 10).map(|_| open(&registry)).collect();
     let start = Instant::now();
     registry.tick_at(start);
-    for (place, session) in opened.iter().enumerate() {
-        session.counters().enter(if place < 10 { SessionPhase::Waiting } else { SessionPhase::Relaying });
-        session.counters().add_up(if place < 25 { 0 } else { 1000 });
+    for (index, session) in opened.iter().enumerate() {
+        session.counters().enter(if index < 10 { SessionPhase::Waiting } else { SessionPhase::Relaying });
+        session.counters().add_up(if index < 25 { 0 } else { 1000 });
     }
     registry.tick_at(start + Duration::from_secs(1));
     let (rows, left_out) = registry.rows();
@@ -121,7 +122,7 @@ fn a_client_that_waits_is_not_open_and_what_it_sent_may_come_back() {
     let refused = open(&registry);
     refused.counters().add_up(500);
     refused.finish(SessionEnd {
-        who: EndedBy::Backend,
+        ended_by: EndedBy::Backend,
         phase: SessionPhase::Connecting,
         reason: "refused".into(),
     });
@@ -135,7 +136,7 @@ fn a_backend_fails_until_a_session_reaches_it() {
     let refused = |phase| {
         let session = open(&registry);
         session.counters().enter(phase);
-        session.finish(SessionEnd { who: EndedBy::Backend, phase, reason: "refused".into() });
+        session.finish(SessionEnd { ended_by: EndedBy::Backend, phase, reason: "refused".into() });
     };
     let seen =
         || registry.backend_failures().into_values().map(|of| (of.sessions, of.error)).collect::<Vec<_>>();
@@ -211,11 +212,13 @@ fn totals_are_what_sessions_add_up_to_whatever_they_do_at_once() {
                 });
                 counters.add_down(down as usize);
             }
-            let who = *random.choice(&[EndedBy::Client, EndedBy::Backend]).expect("there are some");
+            let ended_by = *random.choice(&[EndedBy::Client, EndedBy::Backend]).expect("there are some");
             match random.u8(..4) {
                 // Nobody waits for it any more.
                 0 => drop(session),
-                _ => session.finish(SessionEnd { who, phase: counters.phase(), reason: "it ends".into() }),
+                _ => {
+                    session.finish(SessionEnd { ended_by, phase: counters.phase(), reason: "it ends".into() })
+                }
             }
             counters.add_up(1);
             if kind.is_client() {
@@ -260,7 +263,7 @@ fn what_failed_at_a_backend_counts_from_the_last_time_that_it_was_reached() {
         let session = open(&registry);
         session.counters().enter(SessionPhase::Connecting);
         session.finish(SessionEnd {
-            who: EndedBy::Backend,
+            ended_by: EndedBy::Backend,
             phase: SessionPhase::Connecting,
             reason: "refused".into(),
         });

@@ -32,7 +32,7 @@ pub enum BackendRowState {
 impl BackendRowState {
     pub const ALL: [Self; 4] = [Self::Up, Self::Down, Self::Resting, Self::Standby];
 
-    pub fn word(self) -> &'static str {
+    pub fn label(self) -> &'static str {
         match self {
             Self::Up => "up",
             Self::Down => "down",

@@ -15,7 +15,7 @@ pub enum FindingSeverity {
 }
 
 impl FindingSeverity {
-    pub fn word(self) -> &'static str {
+    pub fn label(self) -> &'static str {
         match self {
             Self::Should => "should",
             Self::Must => "must",

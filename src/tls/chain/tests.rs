@@ -87,8 +87,8 @@ impl Pki {
     }
 
     fn material(&self, name: &str) -> PemSource {
-        let place = ProfileLocation { file: "p.yaml".into(), line: 1, column: 1, key: "tls".into() };
-        PemSource::File { path: self.0.path().join(name), place }
+        let location = ProfileLocation { file: "p.yaml".into(), line: 1, column: 1, key: "tls".into() };
+        PemSource::File { path: self.0.path().join(name), location }
     }
 
     fn tls(&self, certificate: &str, key: &str, ca: &str, peer: &str) -> LinkTls {

@@ -66,8 +66,9 @@ impl Authority {
     }
 
     fn load(&self, file: &str, expired: ExpiredListPolicy) -> Result<RevocationLists, Vec<Problem>> {
-        let place = ProfileLocation { file: "p.yaml".into(), line: 1, column: 1, key: "tls.revoked".into() };
-        let files = vec![PemSource::File { path: self.folder.path().join(file), place }];
+        let location =
+            ProfileLocation { file: "p.yaml".into(), line: 1, column: 1, key: "tls.revoked".into() };
+        let files = vec![PemSource::File { path: self.folder.path().join(file), location }];
         let ca = self.certificate("ca.pem");
         RevocationLists::load(&RevokedFiles { files, expired }, &[ca], TlsParty::Gateway, PipePolicy::Refused)
     }

@@ -26,7 +26,10 @@ fn every_line_holds_somewhere_and_can_be_asked_for() {
     for binding in BINDINGS {
         assert!(contexts().into_iter().any(|context| binding.scope.covers(context)), "{binding:?}");
         assert!(!binding.label.is_empty(), "{binding:?}");
-        assert!(!binding.keys.is_empty() || !binding.word.is_empty(), "{binding:?} has neither key nor word");
+        assert!(
+            !binding.keys.is_empty() || !binding.command.is_empty(),
+            "{binding:?} has neither key nor word"
+        );
     }
 }
 
@@ -55,7 +58,7 @@ fn keys_command_line_and_admin_socket_know_the_same_actions() {
                 | Suspend
                 | Profiles
         );
-        assert_eq!(binding.word.is_empty(), by_key_alone, "{binding:?}");
+        assert_eq!(binding.command.is_empty(), by_key_alone, "{binding:?}");
         let has_command = binding.action.command().is_some();
         assert!(
             !binding.action.changes() || has_command,
@@ -63,7 +66,7 @@ fn keys_command_line_and_admin_socket_know_the_same_actions() {
         );
     }
     let mut words: Vec<_> =
-        BINDINGS.iter().map(|binding| binding.word).filter(|word| !word.is_empty()).collect();
+        BINDINGS.iter().map(|binding| binding.command).filter(|word| !word.is_empty()).collect();
     let count = words.len();
     words.sort_unstable();
     words.dedup();

@@ -209,7 +209,7 @@ fn health_word(health: Option<Health>, phase: GatewayPhase) -> (&'static str, Se
                 Health::Full => Severity::Starved,
                 Health::Down => Severity::Lost,
             };
-            (health.word(), severity)
+            (health.label(), severity)
         }
     }
 }

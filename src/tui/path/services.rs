@@ -178,7 +178,7 @@ fn row_severity(row: &ServiceRow) -> Severity {
 fn row_word(row: &ServiceRow) -> &'static str {
     match (row.phase, &row.lack) {
         (ServicePhase::Draining, _) => "DRAINING",
-        (_, Some(lack)) => lack.kind.word(),
+        (_, Some(lack)) => lack.kind.label(),
         (ServicePhase::Open, None) => "open",
         (ServicePhase::Locked, None) => "LOCKED",
         (ServicePhase::Down, None) => "DOWN",
@@ -229,7 +229,7 @@ fn backend_parts(row: &ServiceRow) -> Vec<PathPart> {
             .map(|backend| {
                 let (state, severity, why) = match (backend_severity(backend), backends.len()) {
                     (Severity::Fine, 1) if is_failing => failing(),
-                    (severity, _) => (backend.state.word().to_owned(), severity, backend.last_error.clone()),
+                    (severity, _) => (backend.state.label().to_owned(), severity, backend.last_error.clone()),
                 };
                 let why = why.filter(|_| severity > Severity::Fine);
                 let facts = vec![format!("{} open", format::amount(backend.sessions_open))];

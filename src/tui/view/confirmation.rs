@@ -25,15 +25,15 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
     let hidden = moving.len().saturating_sub(space);
     let above = scroll(app).min(hidden);
     let shown = head.iter().chain(moving.iter().skip(above).take(space));
-    let mut places = panel::lines(inside);
-    for (line, at) in shown.zip(&mut places) {
+    let mut lines_left = panel::lines(inside);
+    for (line, at) in shown.zip(&mut lines_left) {
         table::write(line, theme.title, at, buffer);
     }
-    if let Some(at) = places.next().filter(|_| hidden > 0) {
+    if let Some(at) = lines_left.next().filter(|_| hidden > 0) {
         let text = table::cut(screen_style, &describe_hidden(above, hidden - above), at.width);
         table::write(&text, theme.attention, at, buffer);
     }
-    for (binding, at) in answers.iter().zip(places) {
+    for (binding, at) in answers.iter().zip(lines_left) {
         let name = binding.keys.first().map(|key| key.name(&screen_style.symbols)).unwrap_or_default();
         table::write(&name, theme.accent, at, buffer);
         let indent = KEY_CELLS.min(at.width);

@@ -314,7 +314,7 @@ fn backend_line(app: &App, row: &BackendRow) -> DetailLine {
     let text = format!(
         "{}{of_name} {}, {} open, {} in all, {} failed{error}",
         row.address,
-        row.state.word(),
+        row.state.label(),
         row.sessions_open,
         row.sessions,
         row.failures
@@ -350,7 +350,7 @@ fn service_lines(app: &App, row: &ServiceRow) -> Vec<DetailLine> {
         match &row.lack {
             Some(lack) => DetailLine {
                 style: alert::style(&app.style, lack.kind.severity()),
-                ..fact("state", addresses.text(&format!("{}: {}", lack.kind.word(), lack.why)))
+                ..fact("state", addresses.text(&format!("{}: {}", lack.kind.label(), lack.why)))
             },
             None => fact("state", format!("{:?}", row.phase).to_lowercase()),
         },

@@ -44,7 +44,7 @@ pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
         for ((text, style), at) in block.lines.iter().zip(panel::lines(block.area)) {
             table::write(text, *style, at, buffer);
         }
-        if app.selected_line() == Some(block.place) {
+        if app.selected_line() == Some(block.index) {
             panel::select(screen_style, table::line(block.area, 0), buffer);
             let mark = Rect { x: area.x.saturating_sub(1), width: 1, height: 1, ..block.area };
             table::write(screen_style.symbols.selected, screen_style.theme.selected, mark, buffer);
@@ -60,12 +60,12 @@ pub fn finding_at(app: &App, area: Rect, at: Position) -> Option<usize> {
     place_blocks(app, &findings, area)
         .into_iter()
         .find(|block| block.area.contains(at))
-        .map(|block| block.place)
+        .map(|block| block.index)
 }
 
 /// A finding, as drawn.
 struct FindingBlock {
-    place: usize,
+    index: usize,
     area: Rect,
     lines: Vec<(String, Style)>,
 }
@@ -83,7 +83,7 @@ fn place_blocks(app: &App, findings: &[DoctorFinding], area: Rect) -> Vec<Findin
         first += 1;
     }
     let (mut placed, mut y) = (Vec::new(), 0);
-    for (place, lines) in blocks.into_iter().enumerate().skip(first) {
+    for (index, lines) in blocks.into_iter().enumerate().skip(first) {
         let is_cut = y + lines.len() > height;
         // If not even one fits, its beginning is better than nothing.
         if y >= height || (is_cut && !placed.is_empty()) {
@@ -93,7 +93,7 @@ fn place_blocks(app: &App, findings: &[DoctorFinding], area: Rect) -> Vec<Findin
         let lines_count = u16::try_from(lines.len().min(height - y)).unwrap_or(u16::MAX);
         let area = Rect { y: area.y.saturating_add(below), height: lines_count, ..area };
         y += lines.len();
-        placed.push(FindingBlock { place, area, lines });
+        placed.push(FindingBlock { index, area, lines });
     }
     placed
 }
@@ -107,7 +107,7 @@ fn lines_of(app: &App, finding: &DoctorFinding, width: u16) -> Vec<(String, Styl
     let object = finding.object.as_ref().map_or(String::new(), |object| format!("{object}: "));
     let head = format!("{gateway}{object}{}", finding.figure);
     let reported = [
-        (format!("{mark} {:<6} ", finding.severity.word()), format!("{head}  [{}]", finding.id), style),
+        (format!("{mark} {:<6} ", finding.severity.label()), format!("{head}  [{}]", finding.id), style),
         ("  why    ".into(), finding.reason.clone(), theme.plain),
         ("  do     ".into(), finding.advice.clone(), theme.plain),
     ];
@@ -140,7 +140,7 @@ pub fn detail_lines(app: &App, finding: &DoctorFinding) -> Vec<DetailLine> {
         fact("finding", finding.id.to_string()),
         DetailLine {
             style: severity_style(app, finding.severity),
-            ..fact("something", format!("{} be done", finding.severity.word()))
+            ..fact("something", format!("{} be done", finding.severity.label()))
         },
     ];
     lines.extend(finding.gateway.as_ref().map(|name| fact("gateway", name.to_string())));

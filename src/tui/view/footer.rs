@@ -101,16 +101,16 @@ fn draw_box(app: &App, title: &str, mut lines: Vec<(String, Style)>, area: Rect,
     if height < 3 {
         return;
     }
-    let place = Rect { y: area.y + area.height - height, height, ..area };
+    let rect = Rect { y: area.y + area.height - height, height, ..area };
     let left_out = lines.len().saturating_sub(usize::from(height - 2));
     if left_out > 0 {
         lines.truncate(usize::from(height - 3));
         let more = format::count(left_out as u64 + 1, "more line");
         lines.push((format!("+{more}; a larger terminal shows them"), app.style.theme.faint));
     }
-    Clear.render(place, buffer);
+    Clear.render(rect, buffer);
     let title = app.style.text(title, TITLE_CHARS);
-    let inside = panel::margin(panel::draw_frame(&app.style, &title, "any key goes on", place, buffer));
+    let inside = panel::margin(panel::draw_frame(&app.style, &title, "any key goes on", rect, buffer));
     for (at, (line, style)) in panel::lines(inside).zip(lines) {
         table::write(&line, style, at, buffer);
     }

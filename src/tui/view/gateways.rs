@@ -177,7 +177,7 @@ pub fn state(app: &App, row: &GatewayRow) -> TableCell {
                 Some(Health::Full | Health::Down) => theme.bad,
                 None => theme.faint,
             };
-            TableCell::new(health.map_or("UNKNOWN", Health::word), style)
+            TableCell::new(health.map_or("UNKNOWN", Health::label), style)
         }
     }
 }

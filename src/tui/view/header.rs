@@ -61,8 +61,8 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
     draw_parts(screen_style, &left, gap, inner, buffer);
     let width =
         u16::try_from(total(&right).saturating_sub(SEPARATOR_CELLS)).unwrap_or(u16::MAX).min(inner.width);
-    let place = Rect { x: inner.x + inner.width - width, width, ..inner };
-    draw_parts(screen_style, &right, gap, place, buffer);
+    let rect = Rect { x: inner.x + inner.width - width, width, ..inner };
+    draw_parts(screen_style, &right, gap, rect, buffer);
 }
 
 fn parts_left(app: &App, snapshot: &Snapshot) -> Vec<HeaderPart> {
@@ -160,7 +160,7 @@ fn health_part(app: &App, snapshot: &Snapshot) -> HeaderPart {
 }
 
 pub fn health_word(snapshot: &Snapshot) -> &'static str {
-    snapshot.health.map_or("UNKNOWN", Health::word)
+    snapshot.health.map_or("UNKNOWN", Health::label)
 }
 
 pub fn health_style(screen_style: &ScreenStyle, snapshot: &Snapshot) -> Style {
@@ -239,8 +239,8 @@ fn total(parts: &[HeaderPart]) -> usize {
 
 fn draw_parts(screen_style: &ScreenStyle, parts: &[HeaderPart], gap: &str, area: Rect, buffer: &mut Buffer) {
     let mut rest = area;
-    for (place, part) in parts.iter().enumerate() {
-        if place > 0 {
+    for (index, part) in parts.iter().enumerate() {
+        if index > 0 {
             rest = advance(gap, screen_style.theme.faint, rest, buffer);
         }
         rest = advance(&part.text, part.style, rest, buffer);

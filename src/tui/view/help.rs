@@ -36,8 +36,8 @@ pub fn draw(app: &App, page: HelpPage, scroll: usize, area: Rect, buffer: &mut B
     let inside = panel::draw_centered(&app.style, &title, width, tall, area, buffer);
     for (column, lines) in (0..columns).zip(lines.chunks(height.max(1))) {
         let left = (column * cells).min(inside.width);
-        let place = Rect { x: inside.x + left, width: (inside.width - left).min(cells), ..inside };
-        for (at, line) in panel::lines(place).zip(lines.iter().skip(first)) {
+        let rect = Rect { x: inside.x + left, width: (inside.width - left).min(cells), ..inside };
+        for (at, line) in panel::lines(rect).zip(lines.iter().skip(first)) {
             draw_line(app, line, names, at, buffer);
         }
     }
@@ -91,7 +91,7 @@ fn keys_page(app: &App) -> Vec<HelpLine> {
         let entries = offered.into_iter().map(|binding| {
             let names: Vec<_> = binding.keys.iter().map(|key| key.name(&app.style.symbols)).collect();
             // An action without a key has a word.
-            let names = if names.is_empty() { format!(":{}", binding.word) } else { names.join(" ") };
+            let names = if names.is_empty() { format!(":{}", binding.command) } else { names.join(" ") };
             HelpLine::Entry(names, binding.label.into())
         });
         std::iter::once(HelpLine::Title(title)).chain(entries)

@@ -150,10 +150,10 @@ pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
     for (chart, number) in CHARTS.iter().zip(0..charts) {
         // A remainder makes the first charts taller.
         let height = axis / charts + u16::from(number < axis % charts);
-        let place = Rect { y, height, ..area };
+        let rect = Rect { y, height, ..area };
         y += height;
-        draw_label(app, chart, &columns, Rect { width: label, ..place }, buffer);
-        draw_chart(app, chart, &columns, Rect { x: plot.x, width: plot.width, ..place }, buffer);
+        draw_label(app, chart, &columns, Rect { width: label, ..rect }, buffer);
+        draw_chart(app, chart, &columns, Rect { x: plot.x, width: plot.width, ..rect }, buffer);
     }
     draw_axis(app, &report, &columns, label, table::line(area, axis), buffer);
 }
@@ -162,8 +162,8 @@ pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
 type GatewayThen<'a> = (&'a str, Result<Option<HistorySample>, &'a str>);
 
 fn gateways_then<'a>(app: &'a App, columns: &HistoryColumns) -> Vec<GatewayThen<'a>> {
-    let Some(place) = columns.cursor else { return Vec::new() };
-    let begins = columns.begins.saturating_add(columns.seconds.saturating_mul(place as u64));
+    let Some(index) = columns.cursor else { return Vec::new() };
+    let begins = columns.begins.saturating_add(columns.seconds.saturating_mul(index as u64));
     app.trends().of_gateways(begins..begins.saturating_add(columns.seconds))
 }
 
@@ -235,16 +235,16 @@ fn columns(app: &App, report: &HistoryReport, width: u16) -> HistoryColumns {
     let newest = report.now / seconds;
     let oldest = newest.saturating_sub(count - 1);
     let mut samples = vec![None; usize::try_from(count).unwrap_or(0)];
-    let place = |at: u64| (at / seconds).checked_sub(oldest).and_then(|place| usize::try_from(place).ok());
+    let index_of = |at: u64| (at / seconds).checked_sub(oldest).and_then(|index| usize::try_from(index).ok());
     for sample in &report.samples {
-        if let Some(there) = place(sample.at).and_then(|place| samples.get_mut(place)) {
+        if let Some(there) = index_of(sample.at).and_then(|index| samples.get_mut(index)) {
             *there = Some(there.map_or(*sample, |before: HistorySample| before.followed_by(sample)));
         }
     }
     let last = samples.len().saturating_sub(1);
     let cursor = app.history_cursor().map(|at| {
-        let place = (at / seconds).saturating_sub(oldest);
-        usize::try_from(place).unwrap_or(last).min(last)
+        let index = (at / seconds).saturating_sub(oldest);
+        usize::try_from(index).unwrap_or(last).min(last)
     });
     HistoryColumns { samples, seconds, begins: oldest * seconds, cursor }
 }
@@ -253,7 +253,7 @@ fn columns(app: &App, report: &HistoryReport, width: u16) -> HistoryColumns {
 fn draw_label(app: &App, chart: &HistoryChart, columns: &HistoryColumns, area: Rect, buffer: &mut Buffer) {
     let theme = app.style.theme;
     let reported = match columns.cursor {
-        Some(place) => columns.samples.get(place).copied().flatten(),
+        Some(index) => columns.samples.get(index).copied().flatten(),
         None => columns.samples.iter().rev().copied().flatten().next(),
     };
     let now = reported.map_or("-".into(), |sample| (chart.text)(&sample));
@@ -308,7 +308,7 @@ fn draw_axis(
 ) {
     let theme = app.style.theme;
     let each = format!("{} a column", format::span(columns.seconds as f64));
-    let at_cursor = columns.cursor.map(|place| columns.begins + place as u64 * columns.seconds);
+    let at_cursor = columns.cursor.map(|index| columns.begins + index as u64 * columns.seconds);
     let (text, style) = match at_cursor {
         Some(at) => (format!("at {}", time(at)), theme.attention),
         None => (each, theme.faint),

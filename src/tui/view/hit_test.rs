@@ -60,8 +60,8 @@ pub fn hit_test(app: &App, area: Rect, (x, y): (u16, u16)) -> HitTarget {
         Screen::Overview | Screen::Pool | Screen::Sessions | Screen::Services | Screen::Events => None,
         Screen::Profiles | Screen::Failures | Screen::Gateways | Screen::History => None,
     };
-    if let Some(place) = by_place {
-        return place.map_or(HitTarget::Nothing, HitTarget::Row);
+    if let Some(index) = by_place {
+        return index.map_or(HitTarget::Nothing, HitTarget::Row);
     }
     let (rows, lines) = rows(app, list);
     if app.screen().lists_sessions() && rows.y > list.y && table::line(list, 0).contains(at) {

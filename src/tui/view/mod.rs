@@ -105,9 +105,9 @@ fn note_time(app: &App, area: Rect, buffer: &mut Buffer) {
     if app.screen() != Screen::History {
         let body = body(area);
         let line = table::line(body, body.height.saturating_sub(1));
-        let place = Rect { x: line.x + 2, width: line.width.saturating_sub(4), ..line };
+        let index = Rect { x: line.x + 2, width: line.width.saturating_sub(4), ..line };
         let note = format!(" this is now; the cursor of H is at {} ", history::time(at));
-        table::write(&note, app.style.theme.attention, place, buffer);
+        table::write(&note, app.style.theme.attention, index, buffer);
     }
 }
 

@@ -56,9 +56,9 @@ fn keys_and_question(app: &App, width: u16) -> String {
     if is_whole || space < PLACE_CELLS * 2 {
         return format!("{keys} {text}").trim_end().into();
     }
-    let place = confirmation::scroll(app).min(lines.len().saturating_sub(1));
-    let line = lines.get(place).map_or("", String::as_str);
-    format!("{keys} {}/{} {line}", place + 1, lines.len())
+    let index = confirmation::scroll(app).min(lines.len().saturating_sub(1));
+    let line = lines.get(index).map_or("", String::as_str);
+    format!("{keys} {}/{} {line}", index + 1, lines.len())
 }
 
 fn status(app: &App) -> String {

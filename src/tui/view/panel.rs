@@ -67,10 +67,10 @@ pub fn draw_centered(
     buffer: &mut Buffer,
 ) -> Rect {
     let (width, height) = (width.saturating_add(4).min(area.width), lines.saturating_add(2).min(area.height));
-    let place =
+    let rect =
         Rect { x: area.x + (area.width - width) / 2, y: area.y + (area.height - height) / 2, width, height };
-    Clear.render(place, buffer);
-    let inside = draw_frame(screen_style, title, "", place, buffer);
+    Clear.render(rect, buffer);
+    let inside = draw_frame(screen_style, title, "", rect, buffer);
     margin(inside)
 }
 

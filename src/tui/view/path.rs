@@ -85,7 +85,7 @@ pub fn part_at(app: &App, area: Rect, at: Position) -> Option<usize> {
             .collect(),
         false => place_lines(&path, app.selected_line(), area).parts,
     };
-    placed.into_iter().find(|part| part.area.contains(at)).map(|part| part.place)
+    placed.into_iter().find(|part| part.area.contains(at)).map(|part| part.index)
 }
 
 /// A stage of the picture.
@@ -98,7 +98,7 @@ struct PlacedStage {
 
 /// The area of a part; its name is on the first line.
 struct PlacedPart {
-    place: usize,
+    index: usize,
     area: Rect,
 }
 
@@ -108,24 +108,24 @@ fn place_columns(path: &DrawnPath, selected: Option<usize>, area: Rect) -> Vec<P
     let gap = GAP_CELLS_MIN + (area.width - DRAWING_CELLS_MIN.min(area.width)) / (2 * count);
     let cells = (area.width - gap * (count - 1)) / count;
     let body = Rect { y: area.y + HEAD_LINES, height: area.height.saturating_sub(HEAD_LINES), ..area };
-    let place = |(number, stage): (usize, PathStage)| {
+    let place_stage = |(number, stage): (usize, PathStage)| {
         let x = area.x + u16::try_from(number).unwrap_or(0) * (cells + gap);
         let column = Rect { x, width: cells, ..body };
-        let (places, hidden) = shown_parts(path, stage, selected, usize::from(body.height));
-        let lines = match places.len() {
+        let (indexes, hidden) = shown_parts(path, stage, selected, usize::from(body.height));
+        let lines = match indexes.len() {
             0 => PART_LINES_MAX,
             shown if hidden == 0 => {
                 (body.height / u16::try_from(shown).unwrap_or(1)).clamp(1, PART_LINES_MAX)
             }
             _ => 1,
         };
-        let parts = places.into_iter().zip(0_u16..).map(|(place, row)| {
+        let parts = indexes.into_iter().zip(0_u16..).map(|(index, row)| {
             let area = Rect { y: column.y + row * lines, height: lines, ..column };
-            PlacedPart { place, area }
+            PlacedPart { index, area }
         });
         PlacedStage { stage, area: column, parts: parts.collect(), hidden }
     };
-    stages.into_iter().enumerate().map(place).collect()
+    stages.into_iter().enumerate().map(place_stage).collect()
 }
 
 /// The parts of a stage that fit: if not all, the worst and the selected one.
@@ -135,16 +135,16 @@ fn shown_parts(
     selected: Option<usize>,
     space: usize,
 ) -> (Vec<usize>, usize) {
-    let mut places: Vec<_> = path.of_stage(stage).map(|(place, _)| place).collect();
-    let count = places.len();
+    let mut indexes: Vec<_> = path.of_stage(stage).map(|(index, _)| index).collect();
+    let count = indexes.len();
     if count <= space {
-        return (places, 0);
+        return (indexes, 0);
     }
-    let rank = |&place: &usize| (selected == Some(place), path.parts[place].severity);
-    places.sort_by_key(|place| std::cmp::Reverse(rank(place)));
-    places.truncate(space.saturating_sub(1));
-    let hidden = count - places.len();
-    (places, hidden)
+    let rank = |&index: &usize| (selected == Some(index), path.parts[index].severity);
+    indexes.sort_by_key(|index| std::cmp::Reverse(rank(index)));
+    indexes.truncate(space.saturating_sub(1));
+    let hidden = count - indexes.len();
+    (indexes, hidden)
 }
 
 fn draw_path(app: &App, path: &DrawnPath, rates: &PathRates<'_>, area: Rect, buffer: &mut Buffer) {
@@ -179,7 +179,7 @@ fn draw_path(app: &App, path: &DrawnPath, rates: &PathRates<'_>, area: Rect, buf
 fn draw_wires(app: &App, path: &DrawnPath, from: &PlacedStage, to: &PlacedStage, buffer: &mut Buffer) {
     let selected = app.selected_line();
     let placed =
-        |parts: &[PlacedPart], place| parts.iter().find(|part| part.place == place).map(|part| part.area);
+        |parts: &[PlacedPart], index| parts.iter().find(|part| part.index == index).map(|part| part.area);
     let wires = path.leads.iter().filter_map(|&(source, target)| {
         let (begin, end) = (placed(&from.parts, source)?, placed(&to.parts, target)?);
         let name =
@@ -191,7 +191,7 @@ fn draw_wires(app: &App, path: &DrawnPath, from: &PlacedStage, to: &PlacedStage,
             end: Position { x: end.x, y: end.y },
             is_source_lost: path.parts[source].severity == Severity::Lost,
             is_target_lost: path.parts[target].severity == Severity::Lost,
-            is_lit: selected.is_some_and(|place| place == source || place == target),
+            is_lit: selected.is_some_and(|index| index == source || index == target),
         })
     });
     let gap = from.area.x + from.area.width..to.area.x;
@@ -199,7 +199,7 @@ fn draw_wires(app: &App, path: &DrawnPath, from: &PlacedStage, to: &PlacedStage,
 }
 
 fn draw_part(app: &App, path: &DrawnPath, rates: &PathRates<'_>, placed: &PlacedPart, buffer: &mut Buffer) {
-    let (screen_style, part) = (&app.style, &path.parts[placed.place]);
+    let (screen_style, part) = (&app.style, &path.parts[placed.index]);
     let line = table::line(placed.area, 0);
     draw_symbol(app, part, line, buffer);
     let beside = indented(line);
@@ -209,7 +209,7 @@ fn draw_part(app: &App, path: &DrawnPath, rates: &PathRates<'_>, placed: &Placed
         beside,
         buffer,
     );
-    if app.selected_line() == Some(placed.place) {
+    if app.selected_line() == Some(placed.index) {
         let cells = SYMBOL_CELLS + table::width(&name(app, part));
         panel::select(screen_style, Rect { width: cells.min(line.width), ..line }, buffer);
         table::write(screen_style.symbols.selected, screen_style.theme.selected, line, buffer);
@@ -288,9 +288,9 @@ fn place_lines(path: &DrawnPath, selected: Option<usize>, area: Rect) -> PlacedL
     let stages: Vec<_> = path.stages().into_iter().zip(panel::lines(area)).collect();
     let above = u16::try_from(stages.len()).unwrap_or(u16::MAX).saturating_add(1);
     let list = Rect { y: area.y.saturating_add(above), height: area.height.saturating_sub(above), ..area };
-    let (places, hidden) = shown_parts(path, stage, selected, usize::from(list.height));
+    let (indexes, hidden) = shown_parts(path, stage, selected, usize::from(list.height));
     let parts =
-        places.into_iter().zip(panel::lines(list)).map(|(place, area)| PlacedPart { place, area }).collect();
+        indexes.into_iter().zip(panel::lines(list)).map(|(index, area)| PlacedPart { index, area }).collect();
     PlacedLines { stages, stage, parts, hidden }
 }
 
@@ -305,13 +305,13 @@ fn draw_stages(app: &App, path: &DrawnPath, rates: &PathRates<'_>, area: Rect, b
         }
     }
     for placed in &lines.parts {
-        let part = &path.parts[placed.place];
+        let part = &path.parts[placed.index];
         let at = indented(placed.area);
         draw_symbol(app, part, at, buffer);
         let text = format!("{} {}", name(app, part), one_line(app, part, rates));
         let beside = indented(at);
         table::write(&table::cut(screen_style, &text, beside.width), theme.plain, beside, buffer);
-        if app.selected_line() == Some(placed.place) {
+        if app.selected_line() == Some(placed.index) {
             panel::select(screen_style, placed.area, buffer);
             table::write(screen_style.symbols.selected, theme.selected, placed.area, buffer);
         }

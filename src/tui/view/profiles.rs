@@ -138,7 +138,7 @@ fn under_way(app: &App) -> Option<(String, Vec<String>)> {
     }
     let verify_run = app.verify_row().filter(|verify_run| verify_run.walking.is_some())?;
     let done = step_lines(app, verify_run);
-    let now = verify_run.walking.map(|step| format!("{:<8} ...", step.word()));
+    let now = verify_run.walking.map(|step| format!("{:<8} ...", step.label()));
     Some((
         format!("Checklist of {}", app.style.text(&verify_run.profile, NAME_CHARS)),
         done.chain(now).collect(),

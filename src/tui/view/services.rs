@@ -164,7 +164,7 @@ fn row_cell(app: &App, row: &ServiceRow, kind: ServiceColumn) -> TableCell {
                 Some(lack),
             ) => {
                 let style = alert::style(screen_style, lack.kind.severity());
-                TableCell::new(format!("{} {}", screen_style.symbols.alert, lack.kind.word()), style)
+                TableCell::new(format!("{} {}", screen_style.symbols.alert, lack.kind.label()), style)
             }
             (ServicePhase::Open, None) => TableCell::new("open", theme.good),
             (ServicePhase::Locked, None) => TableCell::new("LOCKED", theme.warn),

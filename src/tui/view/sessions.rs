@@ -98,8 +98,8 @@ pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
     let sheet = sheet(app, area, &lines);
     sheet.draw_heads(screen_style, area, buffer);
     let (selected, drawn) = (app.selected_line(), lines.len());
-    for (place, (at, line)) in panel::lines(panel::below_heads(area)).zip(lines).enumerate() {
-        sheet.draw_row(screen_style, place, at, buffer);
+    for (index, (at, line)) in panel::lines(panel::below_heads(area)).zip(lines).enumerate() {
+        sheet.draw_row(screen_style, index, at, buffer);
         if selected == Some(line) {
             panel::select(screen_style, at, buffer);
         }

@@ -172,12 +172,12 @@ fn fit_columns<K: Copy>(mut kept: Vec<ColumnNeed<K>>, width: u16) -> Vec<PlacedC
     let mut spare = u16::try_from(usize::from(width) - width_needed(&kept)).unwrap_or(u16::MAX);
     let mut widths: Vec<u16> = kept.iter().map(ColumnNeed::least).collect();
     // First those that lack least, so that as few as possible are cut.
-    let missing = |place: usize, widths: &[u16]| kept[place].need().saturating_sub(widths[place]);
-    let mut places: Vec<_> = (0..kept.len()).collect();
-    places.sort_by_key(|&place| missing(place, &widths));
-    for place in places {
-        let given = missing(place, &widths).min(spare);
-        widths[place] += given;
+    let missing = |index: usize, widths: &[u16]| kept[index].need().saturating_sub(widths[index]);
+    let mut indexes: Vec<_> = (0..kept.len()).collect();
+    indexes.sort_by_key(|&index| missing(index, &widths));
+    for index in indexes {
+        let given = missing(index, &widths).min(spare);
+        widths[index] += given;
         spare -= given;
     }
     // In turns, so that no column takes all.

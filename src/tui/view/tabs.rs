@@ -26,9 +26,9 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
         }
         let text = table::cut(screen_style, &text, rest.width);
         let indent = rest.width.saturating_sub(table::width(&text));
-        let place = Rect { x: rest.x + indent, width: rest.width - indent, ..rest };
+        let rect = Rect { x: rest.x + indent, width: rest.width - indent, ..rest };
         let style = if order.filter.is_empty() { theme.plain } else { theme.attention };
-        table::write(&text, style, place, buffer);
+        table::write(&text, style, rect, buffer);
     }
 }
 

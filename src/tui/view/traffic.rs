@@ -154,8 +154,8 @@ fn columns(rates: &[(u64, u64)], now_seconds: u64, width: u16, window_seconds: u
     let newest = now_seconds / seconds_each;
     for &(second, rate) in rates {
         let back = newest.checked_sub(second / seconds_each).and_then(|back| usize::try_from(back).ok());
-        if let Some(place) = back.and_then(|back| columns.len().checked_sub(back.saturating_add(1))) {
-            columns[place] = columns[place].max(Some(rate));
+        if let Some(index) = back.and_then(|back| columns.len().checked_sub(back.saturating_add(1))) {
+            columns[index] = columns[index].max(Some(rate));
         }
     }
     columns

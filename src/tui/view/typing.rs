@@ -41,8 +41,8 @@ pub fn draw_suggestions(app: &App, line: &InputLine, area: Rect, buffer: &mut Bu
     if suggestions.is_empty() || height < 3 {
         return;
     }
-    let place = Rect { y: area.y + area.height - height, height, ..area };
-    Clear.render(place, buffer);
+    let rect = Rect { y: area.y + area.height - height, height, ..area };
+    Clear.render(rect, buffer);
     let all = usize::from(columns * (height - 2));
     // If they do not all fit, the last line counts the rest.
     let (lines, drawn) = match suggestions.len() <= all {
@@ -52,14 +52,14 @@ pub fn draw_suggestions(app: &App, line: &InputLine, area: Rect, buffer: &mut Bu
     let first = line.scroll.min(suggestions.len() - drawn);
     let title = if line.is_filter() { "Filter" } else { "Commands" };
     let facts = if drawn < suggestions.len() { "Tab completes, PgDn shows more" } else { "Tab completes" };
-    let inside = panel::margin(panel::draw_frame(screen_style, title, facts, place, buffer));
+    let inside = panel::margin(panel::draw_frame(screen_style, title, facts, rect, buffer));
     let width = inside.width / columns;
     for (column, shown) in
         (0..columns).zip(suggestions[first..first + drawn].chunks(usize::from(lines.max(1))))
     {
-        let place =
+        let rect =
             Rect { x: inside.x + column * width, width: width.saturating_sub(1), height: lines, ..inside };
-        draw_column(app, shown, place, buffer);
+        draw_column(app, shown, rect, buffer);
     }
     let (above, below) = (first, suggestions.len() - first - drawn);
     if above + below > 0 {

@@ -21,7 +21,7 @@ use crate::support::{
 const ACCEPT: &str = "{ address: 'tls://127.0.0.1:0', \
                       tls: { certificate: pki/www.pem, key: pki/www.key, alpn: [h2, http/1.1] } }";
 
-fn place() -> TestFolder {
+fn folder() -> TestFolder {
     TestFolder::with(&["dmz", "internal", "www", "shop"])
 }
 
@@ -30,7 +30,7 @@ async fn start(mode: Mode, backend: &Backend, alpn: &str) -> ModePair {
         "{{ address: '{}', tls: {{ ca: pki/ca.pem, name: shop{alpn} }} }}",
         backend.address().replace("tcp:", "tls:")
     );
-    Plan { accept: ACCEPT, ..Plan::new(mode, &backend) }.start_in(place()).await
+    Plan { accept: ACCEPT, ..Plan::new(mode, &backend) }.start_in(folder()).await
 }
 
 fn names(names: &[&str]) -> Vec<Vec<u8>> {
@@ -38,11 +38,11 @@ fn names(names: &[&str]) -> Vec<Vec<u8>> {
 }
 
 async fn client(
-    place: &TestFolder,
+    folder: &TestFolder,
     at: SocketAddr,
     offered: &[&str],
 ) -> std::io::Result<TlsStream<TcpStream>> {
-    let mut config = ClientConfig::builder().with_root_certificates(roots(place)).with_no_client_auth();
+    let mut config = ClientConfig::builder().with_root_certificates(roots(folder)).with_no_client_auth();
     config.alpn_protocols = names(offered);
     let stream = TcpStream::connect(at).await?;
     let name = ServerName::try_from("www").unwrap();
@@ -50,10 +50,10 @@ async fn client(
 }
 
 /// Takes one session as a backend that knows these protocols and echoes 4 bytes; what it was offered.
-async fn serve(place: &TestFolder, backend: &Backend, known: &[&str]) -> Vec<Vec<u8>> {
+async fn serve(folder: &TestFolder, backend: &Backend, known: &[&str]) -> Vec<Vec<u8>> {
     let mut config = ServerConfig::builder()
         .with_no_client_auth()
-        .with_single_cert(chain(place, "shop.pem"), key(place, "shop.key"))
+        .with_single_cert(chain(folder, "shop.pem"), key(folder, "shop.key"))
         .unwrap();
     config.alpn_protocols = names(known);
     let begun = LazyConfigAcceptor::new(Acceptor::default(), backend.accept().await).await.unwrap();
@@ -77,14 +77,14 @@ async fn exchange(
 ) -> (Vec<u8>, Vec<Vec<u8>>) {
     let at = pair.dmz.client_port("orders").await;
     let asking = async {
-        let mut client = client(&pair.place, at, offered).await.unwrap();
+        let mut client = client(&pair.folder, at, offered).await.unwrap();
         client.write_all(b"word").await.unwrap();
         client.flush().await.unwrap();
         let mut received = [0; 4];
         client.read_exact(&mut received).await.unwrap();
         client.get_ref().1.alpn_protocol().unwrap_or_default().to_vec()
     };
-    timeout(PATIENCE, async { tokio::join!(asking, serve(&pair.place, backend, known)) }).await.unwrap()
+    timeout(PATIENCE, async { tokio::join!(asking, serve(&pair.folder, backend, known)) }).await.unwrap()
 }
 
 #[tokio::test]
@@ -102,7 +102,7 @@ async fn the_backend_is_offered_what_the_client_has_agreed_on() {
             assert_eq!(seen, (agreed.to_vec(), names(reported)), "{mode:?}, {offered:?}");
         }
         assert!(
-            client(&pair.place, pair.dmz.client_port("orders").await, &["other"]).await.is_err(),
+            client(&pair.folder, pair.dmz.client_port("orders").await, &["other"]).await.is_err(),
             "{mode:?}"
         );
     }
@@ -128,10 +128,10 @@ async fn a_backend_that_agrees_on_something_else_or_nothing_ends_the_session() {
         let at = pair.dmz.client_port("orders").await;
         for known in [&[][..], &["http/1.1"]] {
             let asking = async {
-                let mut client = client(&pair.place, at, &["h2"]).await.unwrap();
+                let mut client = client(&pair.folder, at, &["h2"]).await.unwrap();
                 let _ = client.read(&mut [0]).await;
             };
-            let served = async { tokio::join!(asking, serve(&pair.place, &backend, known)) };
+            let served = async { tokio::join!(asking, serve(&pair.folder, &backend, known)) };
             timeout(PATIENCE, served).await.unwrap();
         }
         let refused = |now: &portcullis::telemetry::snapshot::Snapshot| now.ended.len() == 2;

@@ -103,13 +103,13 @@ async fn backend_names_are_rewritten_in_references_and_reported_elsewhere() {
 
 #[tokio::test]
 async fn other_names_of_the_backend_are_rewritten_like_its_address() {
-    let (place, reserved, backend) = (TestFolder::new(), Reserved::new(), Backend::new().await);
+    let (folder, reserved, backend) = (TestFolder::new(), Reserved::new(), Backend::new().await);
     let (at, to) = (reserved.at(), address(&backend));
     let text = format!(
         "mode: direct\ndmz:\n  services: {{ web: {{ accept: 'http://{at}' }} }}\ninternal:\n  services: \
          {{ web: {{ connect: '{to}/app', own_names: [App.internal, 'cache.internal'] }} }}\n"
     );
-    let gateway = place.start("direct", &text);
+    let gateway = folder.start("direct", &text);
     drop(reserved);
     let fields = "Location: https://app.internal:8443/app/a?app.internal\r\n\
                   Set-Cookie: a=b; domain=.APP.internal.; Path=/app\r\nServer: cache.internal\r\n";

@@ -283,7 +283,7 @@ async fn one_that_is_taken_out_has_a_row_until_its_sessions_have_ended() {
         let mut client = dial(at).await;
         let mut server = backends[0].accept().await;
         let name = if mode == Mode::Direct { "direct" } else { "internal" };
-        let file = pair.place.path(&format!("{name}.yaml"));
+        let file = pair.folder.path(&format!("{name}.yaml"));
         let profile = std::fs::read_to_string(&file).unwrap();
         let one = format!("'{}'", backends[1].address());
         std::fs::write(&file, profile.replace(&both, &one)).unwrap();

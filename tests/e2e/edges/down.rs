@@ -33,32 +33,32 @@ fn profile(services: &[&str]) -> String {
 }
 
 /// A pair whose certificate has expired.
-fn expired(place: &TestFolder, name: &str) {
+fn expired(folder: &TestFolder, name: &str) {
     let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
     params.not_before = rcgen::date_time_ymd(2020, 1, 1);
     params.not_after = rcgen::date_time_ymd(2021, 1, 1);
     let key = KeyPair::generate().unwrap();
-    fs::write(place.pki(&format!("{name}.pem")), params.self_signed(&key).unwrap().pem()).unwrap();
-    fs::write(place.pki(&format!("{name}.key")), key.serialize_pem()).unwrap();
-    fs::set_permissions(place.pki(&format!("{name}.key")), fs::Permissions::from_mode(0o600)).unwrap();
+    fs::write(folder.pki(&format!("{name}.pem")), params.self_signed(&key).unwrap().pem()).unwrap();
+    fs::write(folder.pki(&format!("{name}.key")), key.serialize_pem()).unwrap();
+    fs::set_permissions(folder.pki(&format!("{name}.key")), fs::Permissions::from_mode(0o600)).unwrap();
 }
 
-fn renew(place: &TestFolder, name: &str) {
+fn renew(folder: &TestFolder, name: &str) {
     for file in [format!("{name}.pem"), format!("{name}.key")] {
-        fs::remove_file(place.pki(&file)).unwrap();
+        fs::remove_file(folder.pki(&file)).unwrap();
     }
-    certs::write(place.pki("ca.pem").parent().unwrap(), &[certs::HalfNames { half: name, names: &[] }])
+    certs::write(folder.pki("ca.pem").parent().unwrap(), &[certs::HalfNames { half: name, names: &[] }])
         .unwrap();
 }
 
-async fn ask(place: &TestFolder, at: SocketAddr, name: &str) -> std::io::Result<TlsStream<TcpStream>> {
-    let config = ClientConfig::builder().with_root_certificates(roots(place)).with_no_client_auth();
+async fn ask(folder: &TestFolder, at: SocketAddr, name: &str) -> std::io::Result<TlsStream<TcpStream>> {
+    let config = ClientConfig::builder().with_root_certificates(roots(folder)).with_no_client_auth();
     let name = ServerName::try_from(name.to_owned()).unwrap();
     TlsConnector::from(Arc::new(config)).connect(name, dial(at).await).await
 }
 
-async fn echoes(place: &TestFolder, gateway: &Gateway, name: &str) {
-    let mut client = ask(place, gateway.client_port(name).await, name).await.unwrap();
+async fn echoes(folder: &TestFolder, gateway: &Gateway, name: &str) {
+    let mut client = ask(folder, gateway.client_port(name).await, name).await.unwrap();
     send(&mut client, b"there?").await;
     expect_bytes(&mut client, b"there?").await;
 }
@@ -75,31 +75,31 @@ async fn until_open(gateway: &Gateway, name: &str) {
 
 #[tokio::test]
 async fn a_certificate_that_has_expired_takes_its_service_down_alone() {
-    let place = TestFolder::with(&["good"]);
-    expired(&place, "old");
+    let folder = TestFolder::with(&["good"]);
+    expired(&folder, "old");
     let text = profile(&[PLAIN, &service("good"), &service("old")]);
-    let gateway = place.start("direct", &text);
+    let gateway = folder.start("direct", &text);
     let old = row(&gateway, "old").await;
     assert_eq!(old.phase, ServicePhase::Down);
     let why = old.reason.unwrap();
     assert!(why.contains("dmz.services.old.accept") && why.contains("expired"), "{why}");
-    echoes(&place, &gateway, "good").await;
+    echoes(&folder, &gateway, "good").await;
     let mut plain = dial(gateway.client_port("plain").await).await;
     send(&mut plain, b"there?").await;
     expect_bytes(&mut plain, b"there?").await;
-    let refused = ask(&place, gateway.client_port("old").await, "old").await.unwrap_err();
+    let refused = ask(&folder, gateway.client_port("old").await, "old").await.unwrap_err();
     assert!(refused.to_string().contains("InternalError"), "{refused}");
     let line = gateway.done(Command::Reload).await;
     assert!(line.contains("is in force") && row(&gateway, "old").await.phase == ServicePhase::Down, "{line}");
     // `check` reports it as a problem.
-    let folders = vec![place.path("")];
+    let folders = vec![folder.path("")];
     let source = ProfileSource { folders, half: None, pipes: PipePolicy::Refused };
-    let problems = source.load(&ChosenProfile::File(place.path("direct.yaml")), None).unwrap_err();
+    let problems = source.load(&ChosenProfile::File(folder.path("direct.yaml")), None).unwrap_err();
     assert!(problems.len() == 1 && problems[0].to_string() == why, "{problems:?}");
-    renew(&place, "old");
+    renew(&folder, "old");
     until_open(&gateway, "old").await;
     gateway.until_notice("service `old` is served again").await;
-    echoes(&place, &gateway, "old").await;
+    echoes(&folder, &gateway, "old").await;
     assert_eq!(row(&gateway, "old").await.reason, None);
     expect_only(&mut plain, b"still").await;
 }
@@ -112,24 +112,24 @@ async fn expect_only(client: &mut TcpStream, text: &[u8]) {
 
 #[tokio::test]
 async fn the_only_service_is_down_until_its_key_can_be_read() {
-    let place = TestFolder::with(&["only"]);
-    let key = place.pki("only.key");
+    let folder = TestFolder::with(&["only"]);
+    let key = folder.pki("only.key");
     fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
-    let gateway = place.start("direct", &profile(&[&service("only")]));
+    let gateway = folder.start("direct", &profile(&[&service("only")]));
     let why = row(&gateway, "only").await.reason.unwrap();
     assert!(why.contains("others may read it (mode 0644)"), "{why}");
     // It looks as it did before.
     fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
     until_open(&gateway, "only").await;
-    echoes(&place, &gateway, "only").await;
+    echoes(&folder, &gateway, "only").await;
 }
 
 #[tokio::test]
 async fn a_backend_whose_ca_is_missing_costs_its_own_clients_alone() {
-    let place = TestFolder::new();
+    let folder = TestFolder::new();
     let backend = "{ address: 'tls://127.0.0.1:9', tls: { ca: pki/none.pem, name: shop } }";
     let shop = format!("shop: {{ accept: ['tcp://127.0.0.1:0'], connect: {backend} }}");
-    let gateway = place.start("direct", &profile(&[PLAIN, &shop]));
+    let gateway = folder.start("direct", &profile(&[PLAIN, &shop]));
     assert_eq!(row(&gateway, "shop").await.phase, ServicePhase::Down);
     dial_refused(gateway.client_port("shop").await).await;
     let ended = gateway.until_ended("BC").await;
@@ -140,13 +140,13 @@ async fn a_backend_whose_ca_is_missing_costs_its_own_clients_alone() {
 
 #[tokio::test]
 async fn an_unusable_certificate_at_a_reload_keeps_the_current_one() {
-    let place = TestFolder::with(&["www"]);
-    let gateway = place.start("direct", &profile(&[&service("www")]));
-    echoes(&place, &gateway, "www").await;
-    fs::write(place.pki("www.pem"), "half a certif").unwrap();
+    let folder = TestFolder::with(&["www"]);
+    let gateway = folder.start("direct", &profile(&[&service("www")]));
+    echoes(&folder, &gateway, "www").await;
+    fs::write(folder.pki("www.pem"), "half a certif").unwrap();
     let line = gateway.done(Command::Reload).await;
     assert!(line.contains("service `www` goes on with the certificates it had: "), "{line}");
     let row = row(&gateway, "www").await;
     assert!(row.phase == ServicePhase::Open && row.reason.is_some(), "{row:?}");
-    echoes(&place, &gateway, "www").await;
+    echoes(&folder, &gateway, "www").await;
 }

@@ -68,7 +68,7 @@ fn shown(snapshot: &Snapshot) -> Vec<(String, BackendRowState)> {
 
 /// The half that reaches the backends asks this server.
 struct Reached {
-    place: TestFolder,
+    folder: TestFolder,
     profile: String,
     dmz: Gateway,
     inner: Option<Gateway>,
@@ -76,30 +76,30 @@ struct Reached {
 
 impl Reached {
     async fn start(mode: Mode, backend: &str, accept: &str, dns: &Dns) -> Self {
-        let (place, plan) = (TestFolder::new(), Plan { accept, ..Plan::new(mode, backend) });
+        let (folder, plan) = (TestFolder::new(), Plan { accept, ..Plan::new(mode, backend) });
         let asking = |half: String| format!("resolver: ['{}']\n{half}", dns.at);
         let listen = "listen: 'socks+tls://127.0.0.1:0'";
         let connect = |at: SocketAddr| format!("connect: 'socks+tls://{at}'");
         let (profile, dmz, inner) = match mode {
             Mode::Direct => {
                 let profile = asking(plan.direct());
-                let dmz = place.start("inner", &profile);
+                let dmz = folder.start("inner", &profile);
                 (profile, dmz, None)
             }
             Mode::Forward => {
                 let profile = asking(plan.internal(listen));
-                let inner = place.start("inner", &profile);
-                let dmz = place.start("dmz", &plan.dmz(&connect(inner.link_port().await)));
+                let inner = folder.start("inner", &profile);
+                let dmz = folder.start("dmz", &plan.dmz(&connect(inner.link_port().await)));
                 (profile, dmz, Some(inner))
             }
             Mode::Reverse => {
-                let dmz = place.start("dmz", &plan.dmz(listen));
+                let dmz = folder.start("dmz", &plan.dmz(listen));
                 let profile = asking(plan.internal(&connect(dmz.link_port().await)));
-                let inner = place.start("inner", &profile);
+                let inner = folder.start("inner", &profile);
                 (profile, dmz, Some(inner))
             }
         };
-        Self { place, profile, dmz, inner }
+        Self { folder, profile, dmz, inner }
     }
 
     fn inner(&self) -> &Gateway {
@@ -177,7 +177,7 @@ async fn an_unknown_name_is_reported_and_known_addresses_survive_the_server() {
     dns.set_answer(DnsAnswer::Silence);
     let changed = reached.profile.replace(&backend, &format!("{backend}, rest: 7s"));
     assert_ne!(changed, reached.profile);
-    reached.place.profile("inner", &changed);
+    reached.folder.profile("inner", &changed);
     reached.dmz.done(Command::Reload).await;
     reached.until_backends(&known).await;
     servers.session(at).await;

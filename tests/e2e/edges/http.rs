@@ -401,7 +401,7 @@ async fn an_unreadable_head_gets_an_error_response() {
 
 #[tokio::test]
 async fn services_share_a_port_and_a_connection_by_path() {
-    let (place, reserved) = (TestFolder::new(), Reserved::new());
+    let (folder, reserved) = (TestFolder::new(), Reserved::new());
     let at = reserved.at();
     let backends = [Backend::new().await, Backend::new().await];
     let [shop, docs] = backends.each_ref().map(address);
@@ -409,7 +409,7 @@ async fn services_share_a_port_and_a_connection_by_path() {
         "mode: direct\ndmz:\n  services:\n    shop: {{ accept: 'http://{at}/shop', connect: '{shop}/app' }}\n    \
          docs: {{ accept: 'http://{at}', hosts: 'docs.example', connect: '{docs}' }}\n"
     );
-    let gateway = place.start("direct", &text);
+    let gateway = folder.start("direct", &text);
     drop(reserved);
     let mut client = dial(at).await;
     let mut servers = Vec::new();
@@ -432,9 +432,9 @@ async fn services_share_a_port_and_a_connection_by_path() {
                 backends[index].listener.local_addr().unwrap()
             );
             send(server, response.as_bytes()).await;
-            let place = ["location: /shop/next", "location: /app/next"][index];
+            let folder = ["location: /shop/next", "location: /app/next"][index];
             let received = head(&mut client).await;
-            assert_eq!(received[..3], ["HTTP/1.1 302 Found", "content-length: 0", place]);
+            assert_eq!(received[..3], ["HTTP/1.1 302 Found", "content-length: 0", folder]);
         }
         // What is not there costs the connection nothing.
         let (head, body) = answered(&mut client, GET).await;
@@ -447,13 +447,13 @@ async fn services_share_a_port_and_a_connection_by_path() {
 #[tokio::test]
 async fn a_connection_has_few_sessions_though_it_asks_for_many_services() {
     const SERVICES: usize = 11;
-    let (place, reserved) = (TestFolder::new(), Reserved::new());
+    let (folder, reserved) = (TestFolder::new(), Reserved::new());
     let at = reserved.at();
     let backend = Backend::new().await;
     let to = address(&backend);
     let service = |n: usize| format!("    s{n}: {{ accept: 'http://{at}/s{n}', connect: '{to}' }}\n");
     let services: String = (0..SERVICES).map(service).collect();
-    let gateway = place.start("direct", &format!("mode: direct\ndmz:\n  services:\n{services}"));
+    let gateway = folder.start("direct", &format!("mode: direct\ndmz:\n  services:\n{services}"));
     drop(reserved);
     let mut client = dial(at).await;
     let mut servers = Vec::new();
@@ -482,21 +482,21 @@ async fn a_connection_has_few_sessions_though_it_asks_for_many_services() {
 
 #[tokio::test]
 async fn a_kept_alive_connection_is_closed_after_a_switch() {
-    let (place, reserved) = (TestFolder::new(), Reserved::new());
+    let (folder, reserved) = (TestFolder::new(), Reserved::new());
     let at = reserved.at();
     let [old, new] = [Backend::new().await, Backend::new().await];
     let text = |to: &Backend| {
         let to = address(to);
         format!("mode: direct\ndmz:\n  services: {{ web: {{ accept: 'http://{at}', connect: '{to}' }} }}\n")
     };
-    let gateway = place.start("direct", &text(&old));
+    let gateway = folder.start("direct", &text(&old));
     drop(reserved);
     let mut kept = dial(at).await;
     send(&mut kept, GET.as_bytes()).await;
     let mut server = answer(&old, OK).await;
     assert_eq!(head(&mut kept).await, ["HTTP/1.1 200 OK", "content-length: 2"]);
     expect_bytes(&mut kept, b"ok").await;
-    let changed = place.profile("direct", &text(&new));
+    let changed = folder.profile("direct", &text(&new));
     gateway.switch(&changed).await;
     // Its session goes on as it was, for this one request.
     send(&mut kept, GET.as_bytes()).await;
@@ -513,7 +513,7 @@ async fn a_kept_alive_connection_is_closed_after_a_switch() {
 #[tokio::test]
 async fn links_of_socks_carry_requests_too() {
     for (mode, listens) in [("forward", false), ("reverse", true)] {
-        let (place, reserved, backend) = (TestFolder::new(), Reserved::new(), Backend::new().await);
+        let (folder, reserved, backend) = (TestFolder::new(), Reserved::new(), Backend::new().await);
         let link = format!("'socks://{}'", reserved.at());
         let to = address(&backend);
         let [dmz_link, internal_link] = if listens { ["listen", "connect"] } else { ["connect", "listen"] }
@@ -529,10 +529,10 @@ async fn links_of_socks_carry_requests_too() {
         drop(reserved);
         let (internal, dmz) = match listens {
             true => {
-                let dmz = place.start("dmz", &dmz);
-                (place.start("internal", &internal), dmz)
+                let dmz = folder.start("dmz", &dmz);
+                (folder.start("internal", &internal), dmz)
             }
-            false => (place.start("internal", &internal), place.start("dmz", &dmz)),
+            false => (folder.start("internal", &internal), folder.start("dmz", &dmz)),
         };
         dmz.until_pool("healthy", |row| row.state == PoolState::Healthy).await;
         let at = dmz.client_port("web").await;
@@ -729,9 +729,9 @@ async fn an_error_response_carries_the_session_id() {
         }
     }
     // Nobody serves it.
-    let place = TestFolder::new();
+    let folder = TestFolder::new();
     let alone = Plan { dmz_link: ", wait: 100ms", ..plan(Mode::Reverse, &refused) };
-    let dmz = place.start("dmz", &alone.dmz("listen: 'socks+tls://127.0.0.1:0'"));
+    let dmz = folder.start("dmz", &alone.dmz("listen: 'socks+tls://127.0.0.1:0'"));
     let at = dmz.now().await.services[0].accept[0].strip_prefix("http://").unwrap().parse().unwrap();
     let (head, body) = answered(&mut dial(at).await, GET).await;
     assert_eq!(head[0], "HTTP/1.1 503 Service Unavailable");
@@ -751,10 +751,10 @@ async fn an_error_response_carries_the_session_id() {
     assert_eq!(head[0], "HTTP/1.1 503 Service Unavailable");
     assert_eq!(pair.dmz.until_ended("LA").await.id, session(&body));
     // It does not answer.
-    let place = TestFolder::with(&["dmz", "internal", "backend"]);
+    let folder = TestFolder::with(&["dmz", "internal", "backend"]);
     let late = backend.address().replace("tcp://", "https://");
     let late = format!("{{ address: '{late}', tls: {{ ca: pki/ca.pem, name: backend }} }}");
-    let pair = plan(Mode::Reverse, &late).start_in(place).await;
+    let pair = plan(Mode::Reverse, &late).start_in(folder).await;
     let (head, body) = answered(&mut dial(port(&pair).await).await, GET).await;
     assert_eq!(head[0], "HTTP/1.1 504 Gateway Timeout");
     assert_eq!(pair.inner().until_ended("BC").await.id, session(&body));
@@ -838,10 +838,10 @@ async fn a_client_that_leaves_takes_its_exchange_with_it() {
 
 #[tokio::test]
 async fn a_client_that_leaves_while_it_waits_for_a_link_keeps_no_place() {
-    let place = TestFolder::new();
+    let folder = TestFolder::new();
     let nowhere = "http://127.0.0.1:1";
     let alone = Plan { dmz_link: ", wait: 60s", ..plan(Mode::Reverse, nowhere) };
-    let dmz = place.start("dmz", &alone.dmz("listen: 'socks+tls://127.0.0.1:0'"));
+    let dmz = folder.start("dmz", &alone.dmz("listen: 'socks+tls://127.0.0.1:0'"));
     let at = dmz.now().await.services[0].accept[0].strip_prefix("http://").unwrap().parse().unwrap();
     let mut client = dial(at).await;
     send(&mut client, GET.as_bytes()).await;
@@ -918,16 +918,16 @@ async fn an_older_client_is_served() {
 
 #[tokio::test]
 async fn https_is_spoken_at_both_edges() {
-    let place = TestFolder::with(&["dmz", "internal", "www"]);
+    let folder = TestFolder::with(&["dmz", "internal", "www"]);
     let tls = "tls: { certificate: pki/www.pem, key: pki/www.key }";
     let accept = format!("{{ address: 'https://127.0.0.1:0', {tls} }}");
     let backend = Backend::new().await;
     let https = backend.address().replace("tcp://", "https://");
     let https = format!("{{ address: '{https}', tls: {{ ca: pki/ca.pem, name: www }} }}");
-    let pair = Plan { accept: &accept, ..Plan::new(Mode::Reverse, &https) }.start_in(place).await;
+    let pair = Plan { accept: &accept, ..Plan::new(Mode::Reverse, &https) }.start_in(folder).await;
     let config = rustls::ServerConfig::builder()
         .with_no_client_auth()
-        .with_single_cert(chain(&pair.place, "www.pem"), key(&pair.place, "www.key"))
+        .with_single_cert(chain(&pair.folder, "www.pem"), key(&pair.folder, "www.key"))
         .unwrap();
     let serve = async {
         let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
@@ -941,7 +941,7 @@ async fn https_is_spoken_at_both_edges() {
         String::from_utf8(received).unwrap()
     };
     let config =
-        rustls::ClientConfig::builder().with_root_certificates(roots(&pair.place)).with_no_client_auth();
+        rustls::ClientConfig::builder().with_root_certificates(roots(&pair.folder)).with_no_client_auth();
     let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
     let name = rustls::pki_types::ServerName::try_from("www").unwrap();
     let mut client = connector.connect(name, dial(port(&pair).await).await).await.unwrap();

@@ -40,23 +40,23 @@ pub(super) const UPGRADE: &str = "GET /live HTTP/1.1\r\nHost: h\r\nUpgrade: webs
                        Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n";
 
 /// A folder with a file of users.
-pub(super) fn place(users: &str) -> TestFolder {
-    let place = TestFolder::new();
-    write_users(&place, users);
-    place
+pub(super) fn folder(users: &str) -> TestFolder {
+    let folder = TestFolder::new();
+    write_users(&folder, users);
+    folder
 }
 
 /// A folder with users, and with the certificates of an accept and of a client.
-pub(super) fn place_of_tls(users: &str) -> TestFolder {
-    let place = TestFolder::with(&["dmz", "internal", "www", "partner"]);
-    write_users(&place, users);
-    place
+pub(super) fn location_of_tls(users: &str) -> TestFolder {
+    let folder = TestFolder::with(&["dmz", "internal", "www", "partner"]);
+    write_users(&folder, users);
+    folder
 }
 
-fn write_users(place: &TestFolder, users: &str) {
-    fs::write(place.path("new"), users).unwrap();
-    fs::set_permissions(place.path("new"), fs::Permissions::from_mode(0o600)).unwrap();
-    fs::rename(place.path("new"), place.path("users.htpasswd")).unwrap();
+fn write_users(folder: &TestFolder, users: &str) {
+    fs::write(folder.path("new"), users).unwrap();
+    fs::set_permissions(folder.path("new"), fs::Permissions::from_mode(0o600)).unwrap();
+    fs::rename(folder.path("new"), folder.path("users.htpasswd")).unwrap();
 }
 
 pub(super) fn with(request: &str, credential: &str) -> String {
@@ -115,7 +115,7 @@ async fn requests_of_known_users_alone_go_inside_and_without_their_password() {
         let backend = DescribingBackend::new().await;
         let plan =
             Plan { accept: "http://127.0.0.1:0", dmz_service: AUTH, ..Plan::new(mode, &backend.address) };
-        let pair = plan.start_in(place(&format!("# users\n{ALICE}{BOB}"))).await;
+        let pair = plan.start_in(folder(&format!("# users\n{ALICE}{BOB}"))).await;
         let mut client = dial(port(&pair).await).await;
         let unknown = ("401 Unauthorized".to_owned(), Some("Basic realm=\"the shop\"".to_owned()));
         for request in
@@ -150,7 +150,7 @@ async fn within_tls_known_users_alone_come_in_too() {
         let backend = DescribingBackend::new().await;
         let accept = format!("{{ address: 'https://127.0.0.1:0', {TLS} }}");
         let plan = Plan { accept: &accept, dmz_service: AUTH, ..Plan::new(mode, &backend.address) };
-        let pair = plan.start_in(place_of_tls(&format!("{ALICE}{BOB}"))).await;
+        let pair = plan.start_in(location_of_tls(&format!("{ALICE}{BOB}"))).await;
         let mut client = tls_client(&pair, port(&pair).await).await;
         for request in [GET, &with(GET, WRONG), &with(GET, UNKNOWN_USER)] {
             assert_eq!(status(&mut client, request).await, "401 Unauthorized", "{mode:?} {request}");
@@ -171,7 +171,8 @@ async fn a_web_socket_within_tls_begins_for_a_known_user_alone() {
     for mode in MODES {
         let accept =
             format!("{{ address: 'wss://127.0.0.1:0/live', {TLS}, auth: {{ basic: users.htpasswd }} }}");
-        let pair = Plan { accept: &accept, ..Plan::new(mode, "echo://") }.start_in(place_of_tls(ALICE)).await;
+        let pair =
+            Plan { accept: &accept, ..Plan::new(mode, "echo://") }.start_in(location_of_tls(ALICE)).await;
         let mut client = tls_client(&pair, port(&pair).await).await;
         for request in [UPGRADE.to_owned(), with(UPGRADE, WRONG)] {
             assert_eq!(status(&mut client, &request).await, "401 Unauthorized", "{mode:?}");
@@ -206,7 +207,7 @@ async fn wrong_passwords_from_many_addresses_hold_up_no_other_login() {
     let auth = ", auth: { basic: users.htpasswd }";
     let plan =
         Plan { accept: "http://127.0.0.1:0", dmz_service: auth, ..Plan::new(Mode::Direct, &backend.address) };
-    let pair = plan.start_in(place(&users)).await;
+    let pair = plan.start_in(folder(&users)).await;
     let at = port(&pair).await;
     let basic = |login: String| format!("Basic {}", BASE64.encode(login.as_bytes()));
     let wrong = with(GET, &basic("user0:wrong".into()));
@@ -243,7 +244,7 @@ async fn each_user_of_one_connection_has_a_session_of_its_own() {
         dmz_service: auth,
         ..Plan::new(Mode::Reverse, &backend.address)
     };
-    let pair = plan.start_in(place(&format!("{ALICE}{BOB}"))).await;
+    let pair = plan.start_in(folder(&format!("{ALICE}{BOB}"))).await;
     let mut client = dial(port(&pair).await).await;
     let preflight = "OPTIONS /a HTTP/1.1\r\nHost: h\r\nOrigin: https://a.example\r\nAccess-Control-Request-Method: PUT\r\n\r\n";
     for credential in [OF_ALICE, OF_BOB, OF_ALICE] {
@@ -264,7 +265,7 @@ async fn each_user_of_one_connection_has_a_session_of_its_own() {
 async fn a_web_socket_begins_for_a_known_user_alone() {
     for mode in MODES {
         let accept = "{ address: 'ws://127.0.0.1:0/live', auth: { basic: users.htpasswd } }";
-        let pair = Plan { accept, ..Plan::new(mode, "echo://") }.start_in(place(ALICE)).await;
+        let pair = Plan { accept, ..Plan::new(mode, "echo://") }.start_in(folder(ALICE)).await;
         let mut client = dial(port(&pair).await).await;
         for request in [UPGRADE.to_owned(), with(UPGRADE, WRONG)] {
             assert_eq!(status(&mut client, &request).await, "401 Unauthorized", "{mode:?}");
@@ -284,15 +285,15 @@ async fn a_file_of_users_that_changes_is_in_force_at_once_and_one_that_is_wrong_
     let auth = ", auth: { basic: users.htpasswd }";
     let plan =
         Plan { accept: "http://127.0.0.1:0", dmz_service: auth, ..Plan::new(Mode::Direct, &backend.address) };
-    let pair = plan.start_in(place(ALICE)).await;
+    let pair = plan.start_in(folder(ALICE)).await;
     let mut client = dial(port(&pair).await).await;
     assert_eq!(status(&mut client, &with(GET, OF_ALICE)).await, "200 OK");
-    write_users(&pair.place, BOB);
+    write_users(&pair.folder, BOB);
     pair.dmz.until_notice("certificates renewed: ").await;
     // The same connection, and a password that was remembered.
     assert_eq!(status(&mut client, &with(GET, OF_ALICE)).await, "401 Unauthorized");
     assert_eq!(status(&mut client, &with(GET, OF_BOB)).await, "200 OK");
-    write_users(&pair.place, "alice:s3cret\n");
+    write_users(&pair.folder, "alice:s3cret\n");
     let line = pair.dmz.until_notice("cannot be used").await;
     assert!(
         line.contains("line 1, of `alice`: it is not a hash: a password in plain text, perhaps"),
@@ -313,7 +314,7 @@ async fn without_a_user_file_the_service_is_down() {
     let mut client = dial(port(&pair).await).await;
     assert_eq!(answered(&mut client, &with(GET, OF_ALICE)).await.0[0], "HTTP/1.1 503 Service Unavailable");
     assert_eq!(pair.dmz.now().await.totals.sessions, 0);
-    write_users(&pair.place, ALICE);
+    write_users(&pair.folder, ALICE);
     pair.dmz.until_notice("is served again").await;
     let (head, _) = answered(&mut client, &with(GET, WRONG)).await;
     assert_eq!(head[0], "HTTP/1.1 401 Unauthorized");
@@ -322,7 +323,7 @@ async fn without_a_user_file_the_service_is_down() {
 #[tokio::test]
 async fn probes_of_the_checklist_need_no_password() {
     let accept = "{ address: 'ws://127.0.0.1:0/live', auth: { basic: users.htpasswd } }";
-    let pair = Plan { accept, ..Plan::new(Mode::Reverse, "echo://") }.start_in(place(ALICE)).await;
+    let pair = Plan { accept, ..Plan::new(Mode::Reverse, "echo://") }.start_in(folder(ALICE)).await;
     let answer = pair.dmz.handle.send_and_wait(Command::Verify { steps: vec![CheckStep::Reverse] }).await;
     let CommandAnswer::Verified(report) = answer else { panic!("{answer:?}") };
     assert!(report.steps.iter().all(|step| step.result == StepResult::Pass), "{:?}", report.steps);

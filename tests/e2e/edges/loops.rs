@@ -28,13 +28,13 @@ async fn a_backend_that_leads_back_to_its_clients_is_not_dialled() {
     let accept = format!("tcp://{}", port.at());
     let pair = Plan { accept: &accept, ..Plan::new(Mode::Direct, &backend) }.start().await;
     is_refused_once(&pair.dmz, &port, 1).await;
-    let place = TestFolder::new();
+    let folder = TestFolder::new();
     let text = format!(
         "mode: direct\ndmz:\n  services: {{ orders: {{ accept: ['tcp://{}'], connect: '{checked_backend}', check: {{ every: \
          1s, falls: 1 }} }} }}\n",
         checked.at()
     );
-    let gateway = place.start("checked", &text);
+    let gateway = folder.start("checked", &text);
     let is_down = |snapshot: &Snapshot| {
         let mut rows = snapshot.services.iter().flat_map(|row| &row.backends);
         rows.any(|row| row.last_error.as_ref().is_some_and(|error| error.contains("it leads back")))
@@ -58,8 +58,8 @@ async fn both_halves_of_one_process_know_where_its_clients_come_in() {
              accept: ['tcp://{at}'] }} }}\ninternal:\n  link: {{ {inside}: '{link}', tls: {INTERNAL_TLS} }}\n  \
              services: {{ orders: {{ connect: '{backend}' }} }}\n"
         );
-        let place = TestFolder::new();
-        let gateway = place.start("both", &text);
+        let folder = TestFolder::new();
+        let gateway = folder.start("both", &text);
         let linked = |snapshot: &Snapshot| snapshot.pools.iter().filter(|row| row.ready > 0).count() == 2;
         gateway.until("a link at both halves", linked).await;
         is_refused_once(&gateway, &clients, 2).await;

@@ -13,7 +13,7 @@ use tokio_rustls::TlsConnector;
 
 use super::{
     http::{GET, answered, port},
-    logins::{ALICE, DescribingBackend, OF_ALICE, UPGRADE, place, place_of_tls, with},
+    logins::{ALICE, DescribingBackend, OF_ALICE, UPGRADE, folder, location_of_tls, with},
 };
 use crate::support::{
     gateway::TestFolder,
@@ -31,7 +31,7 @@ pub(super) async fn tls_client(
     pair: &ModePair,
     at: std::net::SocketAddr,
 ) -> tokio_rustls::client::TlsStream<TcpStream> {
-    let connector = TlsConnector::from(Arc::new(client(&pair.place, "partner")));
+    let connector = TlsConnector::from(Arc::new(client(&pair.folder, "partner")));
     connector.connect(ServerName::try_from("www").unwrap(), dial(at).await).await.unwrap()
 }
 
@@ -50,7 +50,7 @@ async fn an_http_backend_gets_the_proven_user_and_no_client_claim() {
         {
             let accept = "http://127.0.0.1:0";
             let plan = Plan { accept, dmz_service: auth, ..Plan::new(mode, &backend.address) };
-            let pair = plan.start_in(place(ALICE)).await;
+            let pair = plan.start_in(folder(ALICE)).await;
             let (_, requested) =
                 answered(&mut dial(port(&pair).await).await, &with(&claiming, OF_ALICE)).await;
             assert_eq!(names(&requested), expected, "{mode:?} {requested}");
@@ -94,7 +94,7 @@ async fn a_byte_backend_gets_the_user_in_its_proxy_header() {
         let backend = Backend::new().await;
         let to = format!("{{ address: '{}', proxy: v2 }}", backend.address());
         let accept = "{ address: 'ws://127.0.0.1:0/live', auth: { basic: users.htpasswd } }";
-        let pair = Plan { accept, ..Plan::new(mode, &to) }.start_in(place(ALICE)).await;
+        let pair = Plan { accept, ..Plan::new(mode, &to) }.start_in(folder(ALICE)).await;
         let mut client = dial(port(&pair).await).await;
         assert_eq!(
             answered(&mut client, &with(UPGRADE, OF_ALICE)).await.0[0],
@@ -124,7 +124,7 @@ async fn a_certificate_names_the_client_of_a_web_socket_unless_auth_does() {
         for (auth, user) in [("", "partner"), (", auth: { basic: users.htpasswd }", "alice")] {
             let accept = format!("{{ address: 'wss://127.0.0.1:0/live', {TLS}{auth} }}");
             let pair =
-                Plan { accept: &accept, ..Plan::new(mode, "echo://") }.start_in(place_of_tls(ALICE)).await;
+                Plan { accept: &accept, ..Plan::new(mode, "echo://") }.start_in(location_of_tls(ALICE)).await;
             let mut client = tls_client(&pair, port(&pair).await).await;
             if !auth.is_empty() {
                 let (head, _) = answered(&mut client, UPGRADE).await;

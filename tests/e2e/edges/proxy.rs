@@ -175,7 +175,7 @@ async fn what_is_no_header_costs_its_own_connection_alone() {
 
 #[tokio::test]
 async fn tls_may_follow_a_header_in_both_directions() {
-    let place = TestFolder::with(&["dmz", "internal", "www"]);
+    let folder = TestFolder::with(&["dmz", "internal", "www"]);
     let accept = "{ address: 'tls://127.0.0.1:0', proxy: { from: ['127.0.0.1'] }, \
                   tls: { certificate: pki/www.pem, key: pki/www.key } }";
     let backend = Backend::new().await;
@@ -183,11 +183,11 @@ async fn tls_may_follow_a_header_in_both_directions() {
         "{{ address: '{}', proxy: v2, tls: {{ ca: pki/ca.pem, name: www }} }}",
         backend.address().replace("tcp", "tls")
     );
-    let pair = Plan { accept, ..Plan::new(Mode::Reverse, &connect) }.start_in(place).await;
+    let pair = Plan { accept, ..Plan::new(Mode::Reverse, &connect) }.start_in(folder).await;
     let mut near = pair.client().await;
     send(&mut near, V1).await;
     let config =
-        rustls::ClientConfig::builder().with_root_certificates(roots(&pair.place)).with_no_client_auth();
+        rustls::ClientConfig::builder().with_root_certificates(roots(&pair.folder)).with_no_client_auth();
     let name = rustls::pki_types::ServerName::try_from("www").unwrap();
     let mut near = TlsConnector::from(std::sync::Arc::new(config)).connect(name, near).await.unwrap();
     let mut server = backend.accept().await;
@@ -195,8 +195,8 @@ async fn tls_may_follow_a_header_in_both_directions() {
     let serving = rustls::ServerConfig::builder()
         .with_no_client_auth()
         .with_single_cert(
-            crate::support::tls::chain(&pair.place, "www.pem"),
-            crate::support::tls::key(&pair.place, "www.key"),
+            crate::support::tls::chain(&pair.folder, "www.pem"),
+            crate::support::tls::key(&pair.folder, "www.key"),
         )
         .unwrap();
     let mut server =

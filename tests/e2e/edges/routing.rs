@@ -8,7 +8,7 @@ use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use super::{
     http::{GET, LAST, OK, address, answer, answered, head, head_line, port, send_request},
-    logins::{ALICE, OF_ALICE, place, with},
+    logins::{ALICE, OF_ALICE, folder, with},
     reuse::ServedConnections,
 };
 use crate::support::{
@@ -30,7 +30,7 @@ async fn passed(at: SocketAddr, backend: &Backend, request: &str) -> Vec<String>
 
 #[tokio::test]
 async fn a_host_is_the_same_however_it_is_written() {
-    let (place, reserved) = (TestFolder::new(), Reserved::new());
+    let (folder, reserved) = (TestFolder::new(), Reserved::new());
     let at = reserved.at();
     let backends = [Backend::new().await, Backend::new().await, Backend::new().await];
     let [shop, stars, six] = backends.each_ref().map(address);
@@ -39,7 +39,7 @@ async fn a_host_is_the_same_however_it_is_written() {
          stars: {{ accept: 'http://{at}', hosts: '*.stars.example', connect: '{stars}' }}\n    \
          six: {{ accept: 'http://{at}', hosts: ['0::1', localhost], connect: '{six}' }}\n"
     );
-    let _gateway = place.start("direct", &text);
+    let _gateway = folder.start("direct", &text);
     drop(reserved);
     for (target, host, index) in [
         ("/", "shop.example", 0),
@@ -76,7 +76,7 @@ async fn a_host_is_the_same_however_it_is_written() {
 
 #[tokio::test]
 async fn no_spelling_of_a_path_gets_round_its_service() {
-    let (place, reserved) = (place(ALICE), Reserved::new());
+    let (folder, reserved) = (folder(ALICE), Reserved::new());
     let at = reserved.at();
     let backend = Backend::new().await;
     let to = address(&backend);
@@ -85,7 +85,7 @@ async fn no_spelling_of_a_path_gets_round_its_service() {
          admin: {{ accept: {{ address: 'http://{at}/admin', auth: {{ basic: users.htpasswd, insecure: true }} }}, connect: '{to}' }}\n    \
          app: {{ accept: 'http://{at}/app-1', connect: '{to}/own' }}\n"
     );
-    let _gateway = place.start("direct", &text);
+    let _gateway = folder.start("direct", &text);
     drop(reserved);
     let request = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
     for (path, status) in [
@@ -260,7 +260,7 @@ async fn a_client_at_rest_makes_room_where_the_inside_is_full() {
 
 #[tokio::test]
 async fn a_session_that_rests_for_one_service_makes_room_while_its_client_asks_for_another() {
-    let (place, reserved) = (TestFolder::new(), Reserved::new());
+    let (folder, reserved) = (TestFolder::new(), Reserved::new());
     let at = reserved.at();
     let backends = [Backend::new().await, Backend::new().await];
     let [few, many] = backends.each_ref().map(address);
@@ -268,7 +268,7 @@ async fn a_session_that_rests_for_one_service_makes_room_while_its_client_asks_f
         "mode: direct\ndmz:\n  services:\n    few: {{ accept: 'http://{at}/few', connect: '{few}', sessions: 1 }}\n    \
          many: {{ accept: 'http://{at}', connect: '{many}' }}\n"
     );
-    let gateway = place.start("direct", &text);
+    let gateway = folder.start("direct", &text);
     drop(reserved);
     let ask = |path: &str| GET.replace("GET /", &format!("GET {path}"));
     let mut client = dial(at).await;
@@ -321,7 +321,7 @@ fn server_name_extension(name: &str) -> Vec<u8> {
 
 #[tokio::test]
 async fn a_client_of_an_old_tls_is_passed_on_by_the_name_it_asks_for() {
-    let (place, reserved) = (TestFolder::new(), Reserved::new());
+    let (folder, reserved) = (TestFolder::new(), Reserved::new());
     let at = reserved.at();
     let backends = [Backend::new().await, Backend::new().await];
     let [bank, any] = backends.each_ref().map(Backend::address);
@@ -329,7 +329,7 @@ async fn a_client_of_an_old_tls_is_passed_on_by_the_name_it_asks_for() {
         "mode: direct\ndmz:\n  services:\n    bank: {{ accept: 'tcp://{at}', sni: bank.example, connect: '{bank}' }}\n    \
          any: {{ accept: 'tcp://{at}', sni: ['*.example', other.example], connect: '{any}' }}\n"
     );
-    let _gateway = place.start("direct", &text);
+    let _gateway = folder.start("direct", &text);
     drop(reserved);
     for version in [0, 1, 2, 3] {
         for (name, index) in [("bank.example", 0), ("BANK.example.", 0), ("x.example", 1)] {

@@ -33,18 +33,18 @@ use crate::{
 
 const WWW: &str = "{ address: 'tls://127.0.0.1:0', tls: { certificate: pki/www.pem, key: pki/www.key } }";
 
-fn place() -> TestFolder {
+fn folder() -> TestFolder {
     TestFolder::with(&["dmz", "internal", "www", "shop", "partner"])
 }
 
-fn nobody(place: &TestFolder, versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
+fn nobody(folder: &TestFolder, versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
     ClientConfig::builder_with_protocol_versions(versions)
-        .with_root_certificates(roots(place))
+        .with_root_certificates(roots(folder))
         .with_no_client_auth()
 }
 
-fn somebody(place: &TestFolder, name: &str) -> ClientConfig {
-    crate::support::tls::client(place, name)
+fn somebody(folder: &TestFolder, name: &str) -> ClientConfig {
+    crate::support::tls::client(folder, name)
 }
 
 async fn ask(
@@ -75,21 +75,21 @@ fn shown(stream: &client::TlsStream<TcpStream>) -> CertificateDer<'static> {
 }
 
 /// Of a backend whose clients have to show a certificate.
-fn demands_certificates(place: &TestFolder) -> ServerConfig {
-    let verifier = WebPkiClientVerifier::builder(roots(place).into()).build().unwrap();
+fn demands_certificates(folder: &TestFolder) -> ServerConfig {
+    let verifier = WebPkiClientVerifier::builder(roots(folder).into()).build().unwrap();
     ServerConfig::builder()
         .with_client_cert_verifier(verifier)
-        .with_single_cert(chain(place, "shop.pem"), key(place, "shop.key"))
+        .with_single_cert(chain(folder, "shop.pem"), key(folder, "shop.key"))
         .unwrap()
 }
 
 #[tokio::test]
 async fn both_versions_are_carried_in_every_mode_and_end_cleanly() {
     for mode in MODES {
-        let pair = Plan { accept: WWW, ..Plan::new(mode, "echo://") }.start_in(place()).await;
+        let pair = Plan { accept: WWW, ..Plan::new(mode, "echo://") }.start_in(folder()).await;
         let at = pair.dmz.client_port("orders").await;
         for (version, named) in [(&TLS12, ProtocolVersion::TLSv1_2), (&TLS13, ProtocolVersion::TLSv1_3)] {
-            let mut client = ask(nobody(&pair.place, &[version]), at, "www").await.unwrap();
+            let mut client = ask(nobody(&pair.folder, &[version]), at, "www").await.unwrap();
             assert_eq!(client.get_ref().1.protocol_version(), Some(named));
             exchange(&mut client).await.unwrap();
             client.shutdown().await.unwrap();
@@ -113,9 +113,9 @@ async fn both_versions_are_carried_in_every_mode_and_end_cleanly() {
 #[tokio::test]
 async fn an_end_without_close_notify_is_a_cut() {
     let backend = Backend::new().await;
-    let pair = Plan { accept: WWW, ..Plan::new(Mode::Reverse, &backend.address()) }.start_in(place()).await;
+    let pair = Plan { accept: WWW, ..Plan::new(Mode::Reverse, &backend.address()) }.start_in(folder()).await;
     let mut client =
-        ask(nobody(&pair.place, &[&TLS13]), pair.dmz.client_port("orders").await, "www").await.unwrap();
+        ask(nobody(&pair.folder, &[&TLS13]), pair.dmz.client_port("orders").await, "www").await.unwrap();
     send(&mut client, b"half a word").await;
     let mut server = backend.accept().await;
     expect_bytes(&mut server, b"half a word").await;
@@ -144,10 +144,10 @@ async fn what_is_spoken_within_is_agreed_where_it_is_http() {
     ];
     for (accept, offers, expected) in table {
         let backend = if accept == https { "http://127.0.0.1:9" } else { "echo://" };
-        let pair = Plan { accept, ..Plan::new(Mode::Direct, backend) }.start_in(place()).await;
+        let pair = Plan { accept, ..Plan::new(Mode::Direct, backend) }.start_in(folder()).await;
         let at = pair.dmz.client_port("orders").await;
         for version in [&TLS12, &TLS13] {
-            let mut config = nobody(&pair.place, &[version]);
+            let mut config = nobody(&pair.folder, &[version]);
             config.alpn_protocols = offers.iter().map(|offer| offer.to_vec()).collect();
             match (ask(config, at, "www").await, expected) {
                 (Ok(client), Ok(agreed)) => assert_eq!(client.get_ref().1.alpn_protocol(), agreed),
@@ -161,7 +161,7 @@ async fn what_is_spoken_within_is_agreed_where_it_is_http() {
 }
 
 /// Two services that end TLS and one that is passed on, all on one port.
-async fn shared(place: &TestFolder, backend: &Backend) -> (Gateway, SocketAddr) {
+async fn shared(folder: &TestFolder, backend: &Backend) -> (Gateway, SocketAddr) {
     let port = Reserved::new();
     let (at, passed) = (port.at(), backend.address());
     let text = format!(
@@ -171,18 +171,18 @@ async fn shared(place: &TestFolder, backend: &Backend) -> (Gateway, SocketAddr) 
          tls: {{ certificate: pki/shop.pem, key: pki/shop.key }}\n      connect: 'echo://'\n    passed:\n      \
          accept: {{ address: 'tcp://{at}', sni: Partner }}\n      connect: '{passed}'\n"
     );
-    let gateway = place.start("shared", &text);
+    let gateway = folder.start("shared", &text);
     drop(port);
     (gateway, at)
 }
 
 #[tokio::test]
 async fn the_name_that_is_asked_for_picks_the_service_and_its_certificate() {
-    let (place, backend) = (place(), Backend::new().await);
-    let (gateway, at) = shared(&place, &backend).await;
+    let (folder, backend) = (folder(), Backend::new().await);
+    let (gateway, at) = shared(&folder, &backend).await;
     for (name, of) in [("www", "www.pem"), ("shop", "shop.pem")] {
-        let mut client = ask(nobody(&place, &[&TLS13]), at, name).await.unwrap();
-        assert_eq!(shown(&client), chain(&place, of)[0]);
+        let mut client = ask(nobody(&folder, &[&TLS13]), at, name).await.unwrap();
+        assert_eq!(shown(&client), chain(&folder, of)[0]);
         exchange(&mut client).await.unwrap();
         let snapshot = gateway.now().await;
         let open: Vec<_> = snapshot.sessions.iter().map(|row| row.service.as_str()).collect();
@@ -192,7 +192,7 @@ async fn the_name_that_is_asked_for_picks_the_service_and_its_certificate() {
     }
     // Below `*.shop.example` it is the certificate that does not fit, not the name.
     for (name, why) in [("a.shop.example", "not valid for name"), ("stranger", "UnrecognisedName")] {
-        let error = ask(nobody(&place, &[&TLS13]), at, name).await.unwrap_err();
+        let error = ask(nobody(&folder, &[&TLS13]), at, name).await.unwrap_err();
         assert!(error.to_string().contains(why), "{name}: {error}");
     }
 }
@@ -202,25 +202,25 @@ async fn served(backend: &Backend, config: ServerConfig) -> std::io::Result<serv
     TlsAcceptor::from(Arc::new(config)).accept(backend.accept().await).await
 }
 
-fn serving(place: &TestFolder, name: &str) -> ServerConfig {
+fn serving(folder: &TestFolder, name: &str) -> ServerConfig {
     ServerConfig::builder()
         .with_no_client_auth()
-        .with_single_cert(chain(place, &format!("{name}.pem")), key(place, &format!("{name}.key")))
+        .with_single_cert(chain(folder, &format!("{name}.pem")), key(folder, &format!("{name}.key")))
         .unwrap()
 }
 
 #[tokio::test]
 async fn what_is_passed_on_is_never_deciphered() {
     for mode in MODES {
-        let (place, backend) = (place(), Backend::new().await);
+        let (folder, backend) = (folder(), Backend::new().await);
         let passed = "{ address: 'tcp://127.0.0.1:0', sni: partner }";
-        let pair = Plan { accept: passed, ..Plan::new(mode, &backend.address()) }.start_in(place).await;
+        let pair = Plan { accept: passed, ..Plan::new(mode, &backend.address()) }.start_in(folder).await;
         let at = pair.dmz.client_port("orders").await;
-        let asking = ask(nobody(&pair.place, &[&TLS13]), at, "partner");
-        let (client, server) = tokio::join!(asking, served(&backend, serving(&pair.place, "partner")));
+        let asking = ask(nobody(&pair.folder, &[&TLS13]), at, "partner");
+        let (client, server) = tokio::join!(asking, served(&backend, serving(&pair.folder, "partner")));
         let (mut client, mut server) = (client.unwrap(), server.unwrap());
         // The certificate is the backend's own; the gateway has none.
-        assert_eq!(shown(&client), chain(&pair.place, "partner.pem")[0]);
+        assert_eq!(shown(&client), chain(&pair.folder, "partner.pem")[0]);
         send(&mut client, b"up").await;
         expect_bytes(&mut server, b"up").await;
         send(&mut server, b"down").await;
@@ -237,20 +237,20 @@ async fn what_is_passed_on_is_never_deciphered() {
 async fn two_free_ports_of_one_service_are_two_ports() {
     let accept = format!("{WWW}, 'tcp://127.0.0.1:0'");
     let plan = Plan { accept: &accept, ..Plan::new(Mode::Direct, "echo://") };
-    let place = place();
-    let gateway = place.start("direct", &plan.direct());
+    let folder = folder();
+    let gateway = folder.start("direct", &plan.direct());
     let accepts = gateway.now().await.services[0].accept.clone();
     let [plain, tls] = &accepts[..] else { panic!("{accepts:?}") };
     let mut client = dial(plain.strip_prefix("tcp://").unwrap().parse().unwrap()).await;
     send(&mut client, b"plain").await;
     expect_bytes(&mut client, b"plain").await;
     let at = tls.strip_prefix("tls://").unwrap().parse().unwrap();
-    exchange(&mut ask(nobody(&place, &[&TLS13]), at, "www").await.unwrap()).await.unwrap();
+    exchange(&mut ask(nobody(&folder, &[&TLS13]), at, "www").await.unwrap()).await.unwrap();
 }
 
 /// What a client says first.
-fn hello(place: &TestFolder) -> Vec<u8> {
-    let config = Arc::new(nobody(place, &[&TLS13]));
+fn hello(folder: &TestFolder) -> Vec<u8> {
+    let config = Arc::new(nobody(folder, &[&TLS13]));
     let mut connection =
         rustls::ClientConnection::new(config, ServerName::try_from("partner").unwrap()).unwrap();
     let mut sent = Vec::new();
@@ -260,9 +260,9 @@ fn hello(place: &TestFolder) -> Vec<u8> {
 
 #[tokio::test]
 async fn a_hello_in_a_thousand_segments_arrives_as_it_came() {
-    let (place, backend) = (place(), Backend::new().await);
-    let (_gateway, at) = shared(&place, &backend).await;
-    let sent = hello(&place);
+    let (folder, backend) = (folder(), Backend::new().await);
+    let (_gateway, at) = shared(&folder, &backend).await;
+    let sent = hello(&folder);
     let mut client = dial(at).await;
     client.set_nodelay(true).unwrap();
     for byte in &sent {
@@ -275,9 +275,9 @@ async fn a_hello_in_a_thousand_segments_arrives_as_it_came() {
 
 #[tokio::test]
 async fn what_is_no_hello_costs_its_own_connection_alone() {
-    let (place, backend) = (place(), Backend::new().await);
-    let (gateway, at) = shared(&place, &backend).await;
-    let sent = hello(&place);
+    let (folder, backend) = (folder(), Backend::new().await);
+    let (gateway, at) = shared(&folder, &backend).await;
+    let sent = hello(&folder);
     // Unfinished: nothing, half of one, and one that goes on forever in records of one byte.
     let endless: Vec<u8> =
         [&[22, 3, 1, 0, 4, 1, 0, 255, 255][..], &[22, 3, 1, 0, 1, 0].repeat(40_000)].concat();
@@ -292,7 +292,7 @@ async fn what_is_no_hello_costs_its_own_connection_alone() {
         }
     });
     let good = async {
-        let mut client = ask(nobody(&place, &[&TLS13]), at, "www").await.unwrap();
+        let mut client = ask(nobody(&folder, &[&TLS13]), at, "www").await.unwrap();
         exchange(&mut client).await.unwrap();
         let mut client = dial(at).await;
         send(&mut client, b"GET / HTTP/1.1\r\nHost: www\r\n\r\n").await;
@@ -301,13 +301,13 @@ async fn what_is_no_hello_costs_its_own_connection_alone() {
     };
     tokio::join!(futures_util::future::join_all(unfinished), good);
     assert_eq!(gateway.now().await.totals.refused, 0);
-    let mut client = ask(nobody(&place, &[&TLS13]), at, "shop").await.unwrap();
+    let mut client = ask(nobody(&folder, &[&TLS13]), at, "shop").await.unwrap();
     exchange(&mut client).await.unwrap();
 }
 
 #[tokio::test]
 async fn client_certificates_are_required_as_the_accept_says() {
-    let place = place();
+    let folder = folder();
     let other = TestFolder::new();
     for (verify, without, good, stranger) in [
         ("verify_client: required, ca: pki/ca.pem, names: [partner]", false, true, false),
@@ -319,21 +319,21 @@ async fn client_certificates_are_required_as_the_accept_says() {
             "{{ address: 'tls://127.0.0.1:0', tls: {{ certificate: pki/www.pem, key: pki/www.key, {verify} }} }}"
         );
         let plan = Plan { accept: &accept, ..Plan::new(Mode::Direct, "echo://") };
-        let gateway = place.start("direct", &plan.direct());
+        let gateway = folder.start("direct", &plan.direct());
         let at = gateway.client_port("orders").await;
         let foreign = ClientConfig::builder()
-            .with_root_certificates(roots(&place))
+            .with_root_certificates(roots(&folder))
             .with_client_auth_cert(chain(&other, "dmz.pem"), key(&other, "dmz.key"))
             .unwrap();
         let is_asked = !verify.contains("none");
-        for (who, config, is_good) in [
-            ("nobody", nobody(&place, &[&TLS13, &TLS12]), without),
-            ("partner", somebody(&place, "partner"), good),
-            ("shop", somebody(&place, "shop"), stranger),
+        for (ended_by, config, is_good) in [
+            ("nobody", nobody(&folder, &[&TLS13, &TLS12]), without),
+            ("partner", somebody(&folder, "partner"), good),
+            ("shop", somebody(&folder, "shop"), stranger),
             ("foreign", foreign, !is_asked),
         ] {
             let tried = async { exchange(&mut ask(config, at, "www").await?).await };
-            assert_eq!(tried.await.is_ok(), is_good, "{who} where {verify}");
+            assert_eq!(tried.await.is_ok(), is_good, "{ended_by} where {verify}");
         }
     }
 }
@@ -342,25 +342,25 @@ async fn client_certificates_are_required_as_the_accept_says() {
 #[tokio::test]
 async fn clients_are_pinned_by_certificates_that_sign_themselves() {
     for is_ca in ["TRUE", "FALSE"] {
-        let place = place();
+        let folder = folder();
         for name in ["pinned", "other"] {
-            self_signed(&place, name, is_ca);
+            self_signed(&folder, name, is_ca);
         }
         let accept = "{ address: 'tls://127.0.0.1:0', tls: { certificate: pki/www.pem, key: pki/www.key, \
                       verify_client: required, ca: pki/pinned.pem, names: [pinned] } }";
         let plan = Plan { accept, ..Plan::new(Mode::Direct, "echo://") };
-        let gateway = place.start("direct", &plan.direct());
+        let gateway = folder.start("direct", &plan.direct());
         let at = gateway.client_port("orders").await;
         for (name, is_good) in [("pinned", true), ("other", false), ("partner", false)] {
-            let tried = async { exchange(&mut ask(somebody(&place, name), at, "www").await?).await };
+            let tried = async { exchange(&mut ask(somebody(&folder, name), at, "www").await?).await };
             assert_eq!(tried.await.is_ok(), is_good, "{name}, CA:{is_ca}");
         }
         // Another certificate of the same name is not that one.
         for file in ["pinned.pem", "pinned.key"] {
-            std::fs::copy(place.pki(file), place.pki(&format!("first-{file}"))).unwrap();
+            std::fs::copy(folder.pki(file), folder.pki(&format!("first-{file}"))).unwrap();
         }
-        self_signed(&place, "pinned", is_ca);
-        let tried = async { exchange(&mut ask(somebody(&place, "pinned"), at, "www").await?).await };
+        self_signed(&folder, "pinned", is_ca);
+        let tried = async { exchange(&mut ask(somebody(&folder, "pinned"), at, "www").await?).await };
         assert!(tried.await.is_err(), "another key, CA:{is_ca}");
     }
 }
@@ -380,8 +380,8 @@ async fn a_backends_tls_alert_is_named_in_the_end() {
         let backend = Backend::new().await;
         let at = backend.address().replace("tcp", "tls");
         let connect = format!("{{ address: '{at}', tls: {{ ca: pki/ca.pem, name: shop }} }}");
-        let pair = Plan::new(mode, &connect).start_in(place()).await;
-        let config = demands_certificates(&pair.place);
+        let pair = Plan::new(mode, &connect).start_in(folder()).await;
+        let config = demands_certificates(&pair.folder);
         let mut client = pair.client().await;
         assert!(served(&backend, config).await.is_err(), "nobody has shown a certificate");
         expect_reset(&mut client).await;
@@ -395,27 +395,27 @@ async fn a_backends_tls_alert_is_named_in_the_end() {
 
 #[tokio::test]
 async fn a_reload_shows_the_new_certificate_and_drops_no_session() {
-    let pair = Plan { accept: WWW, ..Plan::new(Mode::Reverse, "echo://") }.start_in(place()).await;
+    let pair = Plan { accept: WWW, ..Plan::new(Mode::Reverse, "echo://") }.start_in(folder()).await;
     let at = pair.dmz.client_port("orders").await;
-    let mut before = ask(nobody(&pair.place, &[&TLS13]), at, "www").await.unwrap();
+    let mut before = ask(nobody(&pair.folder, &[&TLS13]), at, "www").await.unwrap();
     exchange(&mut before).await.unwrap();
     let old = shown(&before);
     for file in ["www.pem", "www.key"] {
-        std::fs::remove_file(pair.place.pki(file)).unwrap();
+        std::fs::remove_file(pair.folder.pki(file)).unwrap();
     }
     let www = portcullis::certs::HalfNames { half: "www", names: &[] };
-    portcullis::certs::write(&pair.place.path("pki"), &[www]).unwrap();
+    portcullis::certs::write(&pair.folder.path("pki"), &[www]).unwrap();
     pair.dmz.done(Command::Reload).await;
-    let mut after = ask(nobody(&pair.place, &[&TLS13]), at, "www").await.unwrap();
+    let mut after = ask(nobody(&pair.folder, &[&TLS13]), at, "www").await.unwrap();
     assert_ne!(shown(&after), old);
     exchange(&mut before).await.unwrap();
     exchange(&mut after).await.unwrap();
     // One that cannot be used is reported, and its service continues with the one it has.
-    std::fs::write(pair.place.pki("www.key"), "no key").unwrap();
+    std::fs::write(pair.folder.pki("www.key"), "no key").unwrap();
     let reported = pair.dmz.done(Command::Reload).await;
     assert!(reported.contains("service `orders` goes on with the certificates it had: "), "{reported}");
     assert!(reported.contains("tls.key: it holds no private key"), "{reported}");
-    let mut third = ask(nobody(&pair.place, &[&TLS13]), at, "www").await.unwrap();
+    let mut third = ask(nobody(&pair.folder, &[&TLS13]), at, "www").await.unwrap();
     exchange(&mut third).await.unwrap();
     assert_eq!(pair.dmz.now().await.totals.sessions_open, 3);
 }
@@ -427,12 +427,12 @@ async fn backends_are_reached_over_tls_and_must_be_who_the_profile_says() {
         let at = backend.address().replace("tcp", "tls");
         let call = |tls: &str| format!("{{ address: '{at}', tls: {{ ca: pki/ca.pem, {tls} }} }}");
         let good = call("name: shop, certificate: pki/partner.pem, key: pki/partner.key");
-        let pair = Plan::new(mode, &good).start_in(place()).await;
-        let config = demands_certificates(&pair.place);
+        let pair = Plan::new(mode, &good).start_in(folder()).await;
+        let config = demands_certificates(&pair.folder);
         let mut client = pair.client().await;
         send(&mut client, b"up").await;
         let mut server = served(&backend, config).await.unwrap();
-        assert_eq!(server.get_ref().1.peer_certificates().unwrap()[0], chain(&pair.place, "partner.pem")[0]);
+        assert_eq!(server.get_ref().1.peer_certificates().unwrap()[0], chain(&pair.folder, "partner.pem")[0]);
         expect_bytes(&mut server, b"up").await;
         server.write_all(b"down").await.unwrap();
         server.shutdown().await.unwrap();
@@ -442,7 +442,7 @@ async fn backends_are_reached_over_tls_and_must_be_who_the_profile_says() {
         pair.inner().until_ended("--").await;
 
         let mut client = pair.client().await;
-        assert!(served(&backend, serving(&pair.place, "www")).await.is_err(), "it is not who was meant");
+        assert!(served(&backend, serving(&pair.folder, "www")).await.is_err(), "it is not who was meant");
         expect_reset(&mut client).await;
         let row = pair.inner().until_ended("BC").await;
         assert!(row.reason.contains("TLS: ") && row.reason.contains("shop"), "{}", row.reason);
@@ -454,7 +454,7 @@ async fn a_backend_that_does_not_shake_hands_is_given_up_in_time() {
     let backend = Backend::new().await;
     let at = backend.address().replace("tcp", "tls");
     let silent = format!("{{ address: '{at}', tls: {{ ca: pki/ca.pem, name: shop }} }}");
-    let pair = Plan::new(Mode::Reverse, &silent).start_in(place()).await;
+    let pair = Plan::new(Mode::Reverse, &silent).start_in(folder()).await;
     let failing = async {
         let mut client = pair.client().await;
         let _server = backend.accept().await;

@@ -27,10 +27,10 @@ fn auth(more: &str) -> String {
     format!(", auth: {{ jwt: {{ {RULES}{more} }} }}")
 }
 
-fn write_keys(place: &TestFolder, keys: &[Value], mode: u32) {
-    fs::write(place.path("new"), json!({ "keys": keys }).to_string()).unwrap();
-    fs::set_permissions(place.path("new"), fs::Permissions::from_mode(mode)).unwrap();
-    fs::rename(place.path("new"), place.path("jwks.json")).unwrap();
+fn write_keys(folder: &TestFolder, keys: &[Value], mode: u32) {
+    fs::write(folder.path("new"), json!({ "keys": keys }).to_string()).unwrap();
+    fs::set_permissions(folder.path("new"), fs::Permissions::from_mode(mode)).unwrap();
+    fs::rename(folder.path("new"), folder.path("jwks.json")).unwrap();
 }
 
 fn claims() -> Value {
@@ -61,12 +61,12 @@ async fn tokens_of_each_kind_name_their_client_and_go_no_further() {
     let signer = Signer::new();
     for mode in MODES {
         let backend = DescribingBackend::new().await;
-        let (place, auth) =
+        let (folder, auth) =
             (TestFolder::new(), auth(", from: [header, 'cookie:token', 'query:access_token']"));
-        write_keys(&place, &signer.keys("one"), 0o644);
+        write_keys(&folder, &signer.keys("one"), 0o644);
         let accept = "http://127.0.0.1:0";
         let pair =
-            Plan { accept, dmz_service: &auth, ..Plan::new(mode, &backend.address) }.start_in(place).await;
+            Plan { accept, dmz_service: &auth, ..Plan::new(mode, &backend.address) }.start_in(folder).await;
         let mut client = dial(port(&pair).await).await;
         let token = |algorithm: &str, kid: &str| {
             signer.sign(&json!({ "alg": algorithm, "kid": kid }), &claims_with(&json!({ "sub": algorithm })))
@@ -179,11 +179,11 @@ fn broken(signer: &Signer) -> Vec<(&'static str, String)> {
 
 #[tokio::test]
 async fn invalid_tokens_are_refused_and_never_shown() {
-    let (signer, backend, place) = (Signer::new(), DescribingBackend::new().await, TestFolder::new());
-    write_keys(&place, &signer.keys("one"), 0o644);
+    let (signer, backend, folder) = (Signer::new(), DescribingBackend::new().await, TestFolder::new());
+    write_keys(&folder, &signer.keys("one"), 0o644);
     let (auth, accept) = (auth(""), "http://127.0.0.1:0");
     let plan = Plan { accept, dmz_service: &auth, ..Plan::new(Mode::Direct, &backend.address) };
-    let pair = plan.start_in(place).await;
+    let pair = plan.start_in(folder).await;
     let mut client = dial(port(&pair).await).await;
     let corpus = broken(&signer);
     assert!(corpus.len() >= 40);
@@ -208,11 +208,11 @@ async fn invalid_tokens_are_refused_and_never_shown() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_wrong_tokens_is_charged_to_its_sender_and_nobody_else() {
     const SENDERS: usize = 16;
-    let (signer, backend, place) = (Signer::new(), DescribingBackend::new().await, TestFolder::new());
-    write_keys(&place, &signer.keys("one"), 0o644);
+    let (signer, backend, folder) = (Signer::new(), DescribingBackend::new().await, TestFolder::new());
+    write_keys(&folder, &signer.keys("one"), 0o644);
     let (auth, accept) = (auth(""), "http://127.0.0.1:0");
     let plan = Plan { accept, dmz_service: &auth, ..Plan::new(Mode::Direct, &backend.address) };
-    let pair = plan.start_in(place).await;
+    let pair = plan.start_in(folder).await;
     let at = port(&pair).await;
     let head = json!({ "alg": "RS256", "kid": "one-rs" });
     let (right, forged) = (signer.sign(&head, &claims()), Signer::new().sign(&head, &claims()));
@@ -252,18 +252,18 @@ async fn a_flood_of_wrong_tokens_is_charged_to_its_sender_and_nobody_else() {
 
 #[tokio::test]
 async fn keys_rotate_as_their_file_does_and_secrets_stand_alone() {
-    let (old, new, place) = (Signer::new(), Signer::new(), TestFolder::new());
+    let (old, new, folder) = (Signer::new(), Signer::new(), TestFolder::new());
     let backend = DescribingBackend::new().await;
-    write_keys(&place, &old.keys("old"), 0o644);
+    write_keys(&folder, &old.keys("old"), 0o644);
     let (auth, accept) = (auth(""), "http://127.0.0.1:0");
     let plan = Plan { accept, dmz_service: &auth, ..Plan::new(Mode::Direct, &backend.address) };
-    let pair = plan.start_in(place).await;
+    let pair = plan.start_in(folder).await;
     let mut client = dial(port(&pair).await).await;
     let of =
         |signer: &Signer, kid: &str| bearer(&signer.sign(&json!({ "alg": "EdDSA", "kid": kid }), &claims()));
     assert_eq!(status(&mut client, &of(&old, "old-ed")).await, "200 OK");
     assert_eq!(status(&mut client, &of(&new, "new-ed")).await, "401 Unauthorized");
-    write_keys(&pair.place, &new.keys("new"), 0o644);
+    write_keys(&pair.folder, &new.keys("new"), 0o644);
     pair.dmz.until_notice("certificates renewed: ").await;
     assert_eq!(status(&mut client, &of(&old, "old-ed")).await, "401 Unauthorized");
     assert_eq!(status(&mut client, &of(&new, "new-ed")).await, "200 OK");
@@ -274,13 +274,13 @@ async fn keys_rotate_as_their_file_does_and_secrets_stand_alone() {
         (private, 0o600, "key 3 (`old-ed`) holds a private key (`d`)"),
         (vec![oct(&old.secret)], 0o644, "others may read it (mode 0644)"),
     ] {
-        write_keys(&pair.place, &keys, mode);
+        write_keys(&pair.folder, &keys, mode);
         let line = pair.dmz.until_notice(reported).await;
         assert!(line.contains("cannot be used"), "{line}");
         let mut client = dial(port(&pair).await).await;
         assert_eq!(status(&mut client, &of(&new, "new-ed")).await, "200 OK", "{reported}");
     }
-    write_keys(&pair.place, &[oct(&old.secret)], 0o600);
+    write_keys(&pair.folder, &[oct(&old.secret)], 0o600);
     // The second time, beside the first.
     pair.dmz.until_notice("jwks.json (2x)").await;
     let mut client = dial(port(&pair).await).await;
@@ -292,12 +292,12 @@ async fn keys_rotate_as_their_file_does_and_secrets_stand_alone() {
 #[tokio::test]
 async fn a_web_socket_within_tls_ends_when_its_token_does() {
     let (signer, auth) = (Signer::new(), auth(", until_expiry: true"));
-    let place = TestFolder::with(&["dmz", "internal", "www", "partner"]);
-    write_keys(&place, &signer.keys("one"), 0o644);
+    let folder = TestFolder::with(&["dmz", "internal", "www", "partner"]);
+    write_keys(&folder, &signer.keys("one"), 0o644);
     let tls = "tls: { certificate: pki/www.pem, key: pki/www.key }";
     let accept = format!("{{ address: 'wss://127.0.0.1:0/live', {tls} }}");
     let plan = Plan { accept: &accept, dmz_service: &auth, ..Plan::new(Mode::Reverse, "echo://") };
-    let pair = plan.start_in(place).await;
+    let pair = plan.start_in(folder).await;
     let mut client = tls_client(&pair, port(&pair).await).await;
     for request in [UPGRADE.to_owned(), with(UPGRADE, "Bearer x")] {
         assert_eq!(answered(&mut client, &request).await.0[0], "HTTP/1.1 401 Unauthorized");
@@ -315,11 +315,11 @@ async fn a_web_socket_within_tls_ends_when_its_token_does() {
 async fn a_session_ends_when_its_token_does() {
     let (signer, auth) = (Signer::new(), auth(", until_expiry: true"));
     for mode in MODES {
-        let place = TestFolder::new();
-        write_keys(&place, &signer.keys("one"), 0o644);
+        let folder = TestFolder::new();
+        write_keys(&folder, &signer.keys("one"), 0o644);
         let accept = "ws://127.0.0.1:0/live";
         let pair: ModePair =
-            Plan { accept, dmz_service: &auth, ..Plan::new(mode, "echo://") }.start_in(place).await;
+            Plan { accept, dmz_service: &auth, ..Plan::new(mode, "echo://") }.start_in(folder).await;
         let mut client = dial(port(&pair).await).await;
         let ends = now() + 3;
         let token = signer.sign(&json!({ "alg": "ES256" }), &claims_with(&json!({ "exp": ends })));
@@ -342,11 +342,11 @@ async fn a_session_ends_when_its_token_does() {
         assert_eq!(pair.dmz.until_ended("TR").await.reason, "its token has expired", "{mode:?}");
     }
     // A session of requests is cut then.
-    let (backend, place) = (DescribingBackend::new().await, TestFolder::new());
-    write_keys(&place, &signer.keys("one"), 0o644);
+    let (backend, folder) = (DescribingBackend::new().await, TestFolder::new());
+    write_keys(&folder, &signer.keys("one"), 0o644);
     let accept = "http://127.0.0.1:0";
     let plan = Plan { accept, dmz_service: &auth, ..Plan::new(Mode::Reverse, &backend.address) };
-    let pair = plan.start_in(place).await;
+    let pair = plan.start_in(folder).await;
     let mut client = dial(port(&pair).await).await;
     let token = signer.sign(&json!({ "alg": "ES256" }), &claims_with(&json!({ "exp": now() + 3 })));
     assert_eq!(status(&mut client, &bearer(&token)).await, "200 OK");
@@ -360,12 +360,12 @@ async fn a_session_ends_when_its_token_does() {
 async fn a_web_socket_that_is_passed_on_is_closed_when_its_token_expires() {
     let (signer, auth) = (Signer::new(), auth(", until_expiry: true"));
     for mode in MODES {
-        let (backend, place) = (Backend::new().await, TestFolder::new());
-        write_keys(&place, &signer.keys("one"), 0o644);
+        let (backend, folder) = (Backend::new().await, TestFolder::new());
+        write_keys(&folder, &signer.keys("one"), 0o644);
         let connect = backend.address().replace("tcp:", "http:");
         let accept = "http://127.0.0.1:0";
         let plan = Plan { accept, dmz_service: &auth, ..Plan::new(mode, &connect) };
-        let pair: ModePair = plan.start_in(place).await;
+        let pair: ModePair = plan.start_in(folder).await;
         let mut client = dial(port(&pair).await).await;
         let ends = now() + 3;
         let token = signer.sign(&json!({ "alg": "ES256" }), &claims_with(&json!({ "exp": ends })));

@@ -104,8 +104,8 @@ async fn requests_reach_a_unix_socket_by_the_first_of_its_hosts() {
 
 #[tokio::test]
 async fn a_unix_socket_that_is_not_there_has_its_own_error() {
-    let place = tempfile::tempdir().unwrap();
-    let path = |name: &str| place.path().join(name);
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
     fs::write(path("file"), "").unwrap();
     drop(std::os::unix::net::UnixListener::bind(path("left")).unwrap());
     let _locked = std::os::unix::net::UnixListener::bind(path("locked")).unwrap();

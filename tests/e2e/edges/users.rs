@@ -22,7 +22,7 @@ use crate::support::{
 const ACCEPT: &str = "{ address: 'tls://127.0.0.1:0', tls: { certificate: pki/www.pem, key: pki/www.key, \
                       ca: pki/ca.pem, alpn: [h2] } }";
 
-fn place() -> TestFolder {
+fn folder() -> TestFolder {
     TestFolder::with(&["dmz", "internal", "www", "partner"])
 }
 
@@ -46,9 +46,9 @@ async fn a_clients_certificate_identifies_it_on_both_halves() {
     for (mode, names) in MODES.into_iter().flat_map(|mode| [(mode, ""), (mode, ", names: [other, partner]")])
     {
         let accept = ACCEPT.replace(", alpn", &format!("{names}, alpn"));
-        let pair = Plan { accept: &accept, ..Plan::new(mode, "echo://") }.start_in(place()).await;
+        let pair = Plan { accept: &accept, ..Plan::new(mode, "echo://") }.start_in(folder()).await;
         let at = pair.dmz.client_port("orders").await;
-        let config = Arc::new(client(&pair.place, "partner"));
+        let config = Arc::new(client(&pair.folder, "partner"));
         let mut first = tls_client(&config, at).await;
         echoes(&mut first).await;
         let is_named =
@@ -68,17 +68,17 @@ async fn a_clients_certificate_identifies_it_on_both_halves() {
 
 #[tokio::test]
 async fn what_is_known_of_a_client_travels_in_open() {
-    let place = place();
+    let folder = folder();
     let text = format!(
         "mode: reverse\ndmz:\n  link: {{ listen: 'socks+tls://127.0.0.1:0', tls: {DMZ_TLS}, prepared: 1 }}\n  \
          services: {{ orders: {{ accept: {ACCEPT} }} }}\n"
     );
-    let gateway = place.start("dmz", &text);
-    let mut link = RawLink::dial(&place, "internal", gateway.link_port().await, "dmz", &[OURS]).await;
+    let gateway = folder.start("dmz", &text);
+    let mut link = RawLink::dial(&folder, "internal", gateway.link_port().await, "dmz", &[OURS]).await;
     link.send_frame(HELLO, &frames::offer(1, 8, &["orders"])).await;
     link.expect_granted(&["orders"]).await;
     let at = gateway.client_port("orders").await;
-    let mut config = client(&place, "partner");
+    let mut config = client(&folder, "partner");
     config.alpn_protocols = vec![b"h2".to_vec()];
     let client = tls_client(&Arc::new(config), at).await;
     let open = frames::fields(&link.expect_kind(OPEN).await);

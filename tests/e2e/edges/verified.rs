@@ -26,7 +26,7 @@ async fn run_step(gateway: &Gateway, step: CheckStep) -> StepReport {
     }
 }
 
-fn place() -> TestFolder {
+fn folder() -> TestFolder {
     TestFolder::with(&["dmz", "internal", "www", "shop"])
 }
 
@@ -47,7 +47,7 @@ async fn a_probe_goes_through_the_tls_of_its_accept() {
             true => backend.address().replace("tcp:", "http:"),
             false => backend.address(),
         };
-        let pair = Plan { accept: &accept, ..Plan::new(Mode::Reverse, &connect) }.start_in(place()).await;
+        let pair = Plan { accept: &accept, ..Plan::new(Mode::Reverse, &connect) }.start_in(folder()).await;
         let walked = run_step(&pair.dmz, CheckStep::Reverse).await;
         assert_eq!(walked.result, StepResult::Pass, "{accept}: {}", walked.seen);
         assert!(walked.seen.contains(" within the TLS of 127.0.0.1:"), "{}", walked.seen);
@@ -74,7 +74,7 @@ async fn a_probe_goes_in_by_each_certificate_of_its_service() {
         ("{ address: 'tcp://127.0.0.1:0' }, 'tcp://127.0.0.1:0'".into(), "", 0),
     ] {
         let plan = Plan { accept: &accept, dmz_service, ..Plan::new(Mode::Reverse, "echo://") };
-        let pair = plan.start_in(place()).await;
+        let pair = plan.start_in(folder()).await;
         let walked = run_step(&pair.dmz, CheckStep::Reverse).await;
         assert_eq!(walked.result, StepResult::Pass, "{}", walked.seen);
         assert_eq!(walked.seen.matches("within the TLS").count(), expected, "{}", walked.seen);
@@ -84,12 +84,12 @@ async fn a_probe_goes_in_by_each_certificate_of_its_service() {
 
 #[tokio::test]
 async fn a_probe_takes_no_other_certificate() {
-    let place = place();
+    let folder = folder();
     let accept = "{ address: 'tls://127.0.0.1:0', tls: { certificate: pki/www.pem, key: pki/www.key } }";
-    let gateway = place.start("direct", &Plan { accept, ..Plan::new(Mode::Direct, "echo://") }.direct());
+    let gateway = folder.start("direct", &Plan { accept, ..Plan::new(Mode::Direct, "echo://") }.direct());
     let at = gateway.client_port("orders").await;
     for (name, is_taken) in [("www", true), ("shop", false)] {
-        let leaf = chain(&place, &format!("{name}.pem")).remove(0);
+        let leaf = chain(&folder, &format!("{name}.pem")).remove(0);
         let caller = probe_tls::probe_client(leaf, &[], at.ip()).unwrap();
         let called = timeout(PATIENCE, caller.connect(dial(at).await, b"")).await.expect("an answer in time");
         match called {
@@ -105,7 +105,7 @@ async fn a_probe_takes_no_other_certificate() {
 /// Whatever the protocol inside; a backend receives no byte but those of TLS.
 #[tokio::test]
 async fn basic_shakes_hands_with_backends() {
-    let place = place();
+    let folder = folder();
     for (scheme, accept) in [("tls", "tcp"), ("https", "http"), ("wss", "http")] {
         for (name, expected) in [("www", StepResult::Pass), ("shop", StepResult::Fail)] {
             let backend = Backend::new().await;
@@ -113,10 +113,11 @@ async fn basic_shakes_hands_with_backends() {
             let connect = format!("{{ address: '{address}', tls: {{ ca: pki/ca.pem, name: www }} }}");
             let accept = format!("{accept}://127.0.0.1:0");
             let plan = Plan { accept: &accept, ..Plan::new(Mode::Direct, &connect) };
-            let gateway = place.start("direct", &plan.direct());
-            let config = ServerConfig::builder()
-                .with_no_client_auth()
-                .with_single_cert(chain(&place, &format!("{name}.pem")), key(&place, &format!("{name}.key")));
+            let gateway = folder.start("direct", &plan.direct());
+            let config = ServerConfig::builder().with_no_client_auth().with_single_cert(
+                chain(&folder, &format!("{name}.pem")),
+                key(&folder, &format!("{name}.key")),
+            );
             let shaking = async {
                 let stream = backend.accept().await;
                 let mut stream = TlsAcceptor::from(Arc::new(config.unwrap())).accept(stream).await?;

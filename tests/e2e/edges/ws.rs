@@ -294,7 +294,7 @@ async fn start_three(mode: Mode, at: SocketAddr, backends: &[Backend; 3]) -> Mod
         let rows = rows.map(|(name, keys)| format!("    {name}: {{ {keys} }}\n"));
         format!("  services:\n{}", rows.collect::<String>())
     };
-    let (place, plan) = (TestFolder::new(), Plan::new(mode, "echo://"));
+    let (folder, plan) = (TestFolder::new(), Plan::new(mode, "echo://"));
     let half = |half: &str, link: &str, tls: &str, of: &[String]| {
         let mode = mode_word(mode);
         format!("mode: {mode}\n{half}:\n  link: {{ {link}, tls: {tls} }}\n{}", services(of))
@@ -302,19 +302,19 @@ async fn start_three(mode: Mode, at: SocketAddr, backends: &[Backend; 3]) -> Mod
     let listen = format!("listen: '{}'", plan.link("127.0.0.1:0"));
     let connect = |at: SocketAddr| format!("connect: '{}'", plan.link(&at.to_string()));
     let (dmz, internal) = match mode {
-        Mode::Direct => (place.start("direct", &format!("mode: direct\ndmz:\n{}", services(&both))), None),
+        Mode::Direct => (folder.start("direct", &format!("mode: direct\ndmz:\n{}", services(&both))), None),
         Mode::Forward => {
-            let internal = place.start("internal", &half("internal", &listen, INTERNAL_TLS, &connects));
+            let internal = folder.start("internal", &half("internal", &listen, INTERNAL_TLS, &connects));
             let link = connect(internal.link_port().await);
-            (place.start("dmz", &half("dmz", &link, DMZ_TLS, &accepts)), Some(internal))
+            (folder.start("dmz", &half("dmz", &link, DMZ_TLS, &accepts)), Some(internal))
         }
         Mode::Reverse => {
-            let dmz = place.start("dmz", &half("dmz", &listen, DMZ_TLS, &accepts));
+            let dmz = folder.start("dmz", &half("dmz", &listen, DMZ_TLS, &accepts));
             let link = connect(dmz.link_port().await);
-            (dmz, Some(place.start("internal", &half("internal", &link, INTERNAL_TLS, &connects))))
+            (dmz, Some(folder.start("internal", &half("internal", &link, INTERNAL_TLS, &connects))))
         }
     };
-    let pair = ModePair { place, dmz, internal };
+    let pair = ModePair { folder, dmz, internal };
     pair.ready().await;
     pair
 }
@@ -420,11 +420,11 @@ async fn a_client_that_does_not_answer_a_close_is_dropped() {
 
 #[tokio::test]
 async fn wss_is_ws_within_tls() {
-    let place = TestFolder::with(&["dmz", "internal", "www"]);
+    let folder = TestFolder::with(&["dmz", "internal", "www"]);
     let accept = "{ address: 'wss://127.0.0.1:0', tls: { certificate: pki/www.pem, key: pki/www.key } }";
-    let pair = Plan { accept, ..Plan::new(Mode::Reverse, "echo://") }.start_in(place).await;
+    let pair = Plan { accept, ..Plan::new(Mode::Reverse, "echo://") }.start_in(folder).await;
     let config =
-        rustls::ClientConfig::builder().with_root_certificates(roots(&pair.place)).with_no_client_auth();
+        rustls::ClientConfig::builder().with_root_certificates(roots(&pair.folder)).with_no_client_auth();
     let name = rustls::pki_types::ServerName::try_from("www").unwrap();
     let stream = TlsConnector::from(std::sync::Arc::new(config)).connect(name, dial(port(&pair).await).await);
     let (mut socket, _) = client_async("wss://www/", stream.await.unwrap()).await.unwrap();

@@ -28,7 +28,7 @@ async fn a_dialling_peer_gets_a_protocol_it_offers() {
     let outside = OpenerHalf::new().await;
     let at = outside.gateway.link_port().await;
     for (name, alpn, agreed) in [("alpha", vec![SOCKS], Some(SOCKS)), ("beta", vec![], None)] {
-        let mut link = RawLink::dial(&outside.place, name, at, "dmz", &alpn).await;
+        let mut link = RawLink::dial(&outside.folder, name, at, "dmz", &alpn).await;
         assert_eq!(link.agreed(), agreed);
         assert_eq!(ask(&mut link.stream, BIND, b"orders").await, 0);
         outside.until_ready(name, 1).await;
@@ -41,7 +41,7 @@ async fn a_dialling_peer_that_offers_both_gets_our_own_whatever_it_names_first()
     for alpn in [vec![OURS], vec![OURS, SOCKS], vec![SOCKS, OURS]] {
         let outside = OpenerHalf::new().await;
         let at = outside.gateway.link_port().await;
-        let mut link = RawLink::dial(&outside.place, "alpha", at, "dmz", &alpn).await;
+        let mut link = RawLink::dial(&outside.folder, "alpha", at, "dmz", &alpn).await;
         assert_eq!(link.agreed(), Some(OURS));
         link.send_frame(HELLO, &frames::offer(1, 8, &["orders"])).await;
         link.expect_kind(HELLO).await;
@@ -55,7 +55,7 @@ async fn each_peer_row_shows_its_protocol() {
     let outside = OpenerHalf::new().await;
     let _alpha = outside.ready("alpha", 1).await;
     let at = outside.gateway.link_port().await;
-    let mut beta = RawLink::dial(&outside.place, "beta", at, "dmz", &[]).await;
+    let mut beta = RawLink::dial(&outside.folder, "beta", at, "dmz", &[]).await;
     assert_eq!(ask(&mut beta.stream, BIND, b"orders").await, 0);
     outside.until_ready("beta", 1).await;
     let snapshot = outside.gateway.now().await;
@@ -79,9 +79,9 @@ async fn take_bind(link: &mut RawLink) {
 #[tokio::test]
 async fn the_server_falls_back_to_socks() {
     for (alpn, agreed) in [(vec![], None), (vec![SOCKS], Some(SOCKS))] {
-        let place = TestFolder::new();
-        let port = Port::new(&place, "dmz", &alpn).await;
-        let gateway = place.start("internal", &profile(&port.address(), ", prepared: 1", ECHO));
+        let folder = TestFolder::new();
+        let port = Port::new(&folder, "dmz", &alpn).await;
+        let gateway = folder.start("internal", &profile(&port.address(), ", prepared: 1", ECHO));
         let mut link = port.accept().await;
         assert_eq!(link.agreed(), agreed);
         // The first may be one that looks what is spoken here; it parks as well.
@@ -94,9 +94,9 @@ async fn the_server_falls_back_to_socks() {
 #[tokio::test]
 async fn the_server_uses_our_protocol_where_agreed() {
     for alpn in [vec![OURS], vec![OURS, SOCKS]] {
-        let place = TestFolder::new();
-        let port = Port::new(&place, "dmz", &alpn).await;
-        let gateway = place.start("internal", &profile(&port.address(), ", prepared: 1, maximum: 8", ECHO));
+        let folder = TestFolder::new();
+        let port = Port::new(&folder, "dmz", &alpn).await;
+        let gateway = folder.start("internal", &profile(&port.address(), ", prepared: 1, maximum: 8", ECHO));
         let mut link = port.accept().await;
         assert_eq!(link.agreed(), Some(OURS));
         link.expect_offer(1, 8, &["orders"]).await;
@@ -109,9 +109,9 @@ async fn the_server_uses_our_protocol_where_agreed() {
 #[tokio::test]
 async fn the_opener_falls_back_to_socks() {
     for (alpn, agreed) in [(vec![], None), (vec![SOCKS], Some(SOCKS))] {
-        let place = TestFolder::new();
-        let port = Port::new(&place, "internal", &alpn).await;
-        let gateway = place.start("dmz", &forward(&port.address(), DMZ_TLS));
+        let folder = TestFolder::new();
+        let port = Port::new(&folder, "internal", &alpn).await;
+        let gateway = folder.start("dmz", &forward(&port.address(), DMZ_TLS));
         let mut link = port.accept().await;
         assert_eq!(link.agreed(), agreed);
         expect_bytes(&mut link.stream, &SOCKS_OFFER).await;
@@ -122,9 +122,9 @@ async fn the_opener_falls_back_to_socks() {
 
 #[tokio::test]
 async fn the_half_that_opens_waits_for_the_offer_of_a_gateway_that_it_dials() {
-    let place = TestFolder::new();
-    let port = Port::new(&place, "internal", &[OURS]).await;
-    let gateway = place.start("dmz", &forward(&port.address(), DMZ_TLS));
+    let folder = TestFolder::new();
+    let port = Port::new(&folder, "internal", &[OURS]).await;
+    let gateway = folder.start("dmz", &forward(&port.address(), DMZ_TLS));
     let mut link = port.accept().await;
     assert_eq!(link.agreed(), Some(OURS));
     link.send_frame(HELLO, &frames::offer(0, 1, &["orders", "unknown"])).await;
@@ -142,7 +142,7 @@ fn forward(connect: &str, tls: &str) -> String {
 #[tokio::test]
 async fn a_peer_that_agrees_on_neither_is_no_peer() {
     let outside = OpenerHalf::new().await;
-    let mut config = crate::support::tls::client(&outside.place, "alpha");
+    let mut config = crate::support::tls::client(&outside.folder, "alpha");
     config.alpn_protocols = vec![b"h2".to_vec()];
     let name = rustls::pki_types::ServerName::try_from("dmz").unwrap();
     let stream = dial(outside.gateway.link_port().await).await;

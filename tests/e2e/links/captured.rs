@@ -64,7 +64,7 @@ const OWN_LINES: usize = 100;
 
 /// An internal half between a captured DMZ gateway and an honest one, both played by the test.
 struct AttackedHalf {
-    place: TestFolder,
+    folder: TestFolder,
     program: Program,
     captured: Arc<Port>,
     honest: Port,
@@ -74,9 +74,9 @@ struct AttackedHalf {
 
 impl AttackedHalf {
     async fn start(descriptors: usize) -> Self {
-        let place = TestFolder::with(&["dmz", "dmz2", "internal"]);
+        let folder = TestFolder::with(&["dmz", "dmz2", "internal"]);
         let (captured, honest) =
-            (Port::new(&place, "dmz", &[OURS]).await, Port::new(&place, "dmz2", &[OURS]).await);
+            (Port::new(&folder, "dmz", &[OURS]).await, Port::new(&folder, "dmz2", &[OURS]).await);
         let (backend, closed) = (Backend::new().await, Reserved::new());
         let text = format!(
             "mode: reverse\nlog: inside.log\naudit: audit.jsonl\ninternal:\n  link: {{ connect: ['{}', '{}'], prepared: 2, \
@@ -89,7 +89,7 @@ impl AttackedHalf {
             backend.address(),
             closed.at(),
         );
-        let program = Program::start(&place, "internal", &text, descriptors).await;
+        let program = Program::start(&folder, "internal", &text, descriptors).await;
         let mut backends = JoinSet::new();
         backends.spawn(async move {
             let (mut held, _closed) = (Vec::new(), closed);
@@ -97,7 +97,7 @@ impl AttackedHalf {
                 held.push(backend.listener.accept().await.unwrap());
             }
         });
-        Self { place, program, captured: Arc::new(captured), honest, _backends: backends }
+        Self { folder, program, captured: Arc::new(captured), honest, _backends: backends }
     }
 
     /// A link of the honest gateway that has carried a session, and one more that stands.
@@ -279,13 +279,13 @@ async fn a_captured_dmz_half_fills_neither_the_log_nor_the_disk() {
     let besieged = AttackedHalf::start(1024).await;
     let (honest, _other) = besieged.honest_links().await;
     let program = &besieged.program;
-    let (memory, disk, began) = (program.resident(), bytes_in(&besieged.place.path("")), Instant::now());
+    let (memory, disk, began) = (program.resident(), bytes_in(&besieged.folder.path("")), Instant::now());
     let ((), honest, served) = sessions_during_attack(honest, flood(besieged.captured.clone())).await;
     let seen = program.until("all of it is over", |seen| seen.totals.sessions_open == 0).await;
     let seconds = began.elapsed().as_secs() as usize + 2;
     let lines = |text: &str| text.lines().count();
-    let (reported, file) = (program.log(), fs::read_to_string(besieged.place.path("inside.log")).unwrap());
-    let written = bytes_in(&besieged.place.path("")) - disk;
+    let (reported, file) = (program.log(), fs::read_to_string(besieged.folder.path("inside.log")).unwrap());
+    let written = bytes_in(&besieged.folder.path("")) - disk;
     println!(
         "{FLOOD} sessions in {seconds} s: {} and {} lines, {written} bytes; {served} sessions of the other gateway meanwhile",
         lines(&reported),
@@ -299,7 +299,7 @@ async fn a_captured_dmz_half_fills_neither_the_log_nor_the_disk() {
     }
     assert!(reported.contains("more sessions ended"), "the rest is counted");
     // Nothing that it does is an operator's.
-    let audit = fs::read_to_string(besieged.place.path("audit.jsonl")).unwrap();
+    let audit = fs::read_to_string(besieged.folder.path("audit.jsonl")).unwrap();
     assert_eq!(lines(&audit), 1, "{audit}");
     assert!(written <= 2 * seconds * LINES_PER_SECOND * LINE_BYTES, "{written} bytes");
     assert!(seen.ended.len() <= 512 && seen.failures.len() <= 64 && seen.notices.len() <= 200);

@@ -55,7 +55,7 @@ async fn a_service_that_a_peer_carries_otherwise_is_not_granted_and_named_once()
 
 /// Two gateways whose profiles carry different things for `orders`, each started with its own text.
 struct Pair {
-    place: TestFolder,
+    folder: TestFolder,
     dmz: Gateway,
     internal: Gateway,
     texts: [String; 2],
@@ -63,23 +63,23 @@ struct Pair {
 
 impl Pair {
     async fn start(plan: Plan<'_>) -> Self {
-        let place = TestFolder::new();
+        let folder = TestFolder::new();
         let listen = "listen: 'socks+tls://127.0.0.1:0'";
         let connect = |at| format!("connect: 'socks+tls://{at}'");
         match plan.mode {
             Mode::Forward => {
                 let inner = plan.internal(listen);
-                let internal = place.start("internal", &inner);
+                let internal = folder.start("internal", &inner);
                 let outer = plan.dmz(&connect(internal.link_port().await));
-                let dmz = place.start("dmz", &outer);
-                Self { place, dmz, internal, texts: [outer, inner] }
+                let dmz = folder.start("dmz", &outer);
+                Self { folder, dmz, internal, texts: [outer, inner] }
             }
             Mode::Reverse | Mode::Direct => {
                 let outer = plan.dmz(listen);
-                let dmz = place.start("dmz", &outer);
+                let dmz = folder.start("dmz", &outer);
                 let inner = plan.internal(&connect(dmz.link_port().await));
-                let internal = place.start("internal", &inner);
-                Self { place, dmz, internal, texts: [outer, inner] }
+                let internal = folder.start("internal", &inner);
+                Self { folder, dmz, internal, texts: [outer, inner] }
             }
         }
     }
@@ -116,7 +116,7 @@ async fn clients_are_refused_until_the_internal_half_is_corrected() {
         let snapshot = pair.dmz.until("it has ended", |snapshot| !snapshot.ended.is_empty()).await;
         let ended = &snapshot.ended[0];
         assert_eq!((ended.end.as_str(), ended.reason.as_str()), ("XW", why), "{mode:?}");
-        pair.place.profile("internal", &pair.texts[1].replace(&http, &backend.address()));
+        pair.folder.profile("internal", &pair.texts[1].replace(&http, &backend.address()));
         pair.internal.done(Command::Reload).await;
         pair.until_repaired().await;
         let mut client = dial(clients).await;
@@ -139,7 +139,7 @@ async fn links_come_to_stand_when_the_outer_half_is_corrected() {
         let plan = if mode == Mode::Forward { Plan { internal_link: "", ..plan } } else { plan };
         let pair = Pair::start(plan).await;
         pair.until_named(why).await;
-        pair.place.profile("dmz", &pair.texts[0].replace(", carries: http", ""));
+        pair.folder.profile("dmz", &pair.texts[0].replace(", carries: http", ""));
         pair.dmz.done(Command::Reload).await;
         pair.until_repaired().await;
     }

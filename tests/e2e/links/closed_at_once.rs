@@ -67,8 +67,8 @@ async fn dials(port: &Port, serves: bool, goes: ClosingMethod) -> usize {
 }
 
 async fn check_pauses(serves: bool, goes: ClosingMethod) {
-    let place = TestFolder::new();
-    let port = Port::new(&place, if serves { "internal" } else { "dmz" }, &[OURS]).await;
+    let folder = TestFolder::new();
+    let port = Port::new(&folder, if serves { "internal" } else { "dmz" }, &[OURS]).await;
     let text = match serves {
         false => profile(&port.address(), ", prepared: 1", "orders: { connect: 'echo://' }")
             .replace("first: 10ms, maximum: 50ms", "first: 200ms, maximum: 400ms"),
@@ -78,7 +78,7 @@ async fn check_pauses(serves: bool, goes: ClosingMethod) {
             port.address()
         ),
     };
-    let gateway = place.start("half", &text);
+    let gateway = folder.start("half", &text);
     let count = dials(&port, serves, goes).await;
     assert!((2..=DIALS_MAX).contains(&count), "{goes:?}: {count} dials");
     let row = gateway.until_pool("a failure", |row| row.failures > 0).await;
@@ -102,12 +102,12 @@ async fn a_gateway_that_closes_new_links_is_dialled_with_backoff_by_the_opener()
 
 /// A half that serves and dials, with short pauses; the test plays the gateway that it dials.
 async fn dialling(prepared: usize) -> (Port, Gateway) {
-    let place = TestFolder::new();
-    let port = Port::new(&place, "dmz", &[OURS]).await;
+    let folder = TestFolder::new();
+    let port = Port::new(&folder, "dmz", &[OURS]).await;
     let more = format!(", prepared: {prepared}");
     let text = profile(&port.address(), &more, "echo: { connect: 'echo://' }")
         .replace("first: 10ms, maximum: 50ms", "first: 200ms, maximum: 400ms");
-    let gateway = place.start("internal", &text);
+    let gateway = folder.start("internal", &text);
     (port, gateway)
 }
 
@@ -233,17 +233,17 @@ async fn a_port_that_is_closed_beside_links_that_stay_is_a_warning_after_a_momen
 }
 
 /// A half that serves and listens, with room for one link.
-fn with_room_for_one(place: &TestFolder) -> Gateway {
+fn with_room_for_one(folder: &TestFolder) -> Gateway {
     let text = format!(
         "mode: forward\ninternal:\n  link: {{ listen: 'socks+tls://127.0.0.1:0', maximum: 1, \
          tls: {INTERNAL_TLS} }}\n  services: {{ orders: {{ connect: 'echo://' }} }}\n"
     );
-    place.start("internal", &text)
+    folder.start("internal", &text)
 }
 
 /// The only link that it takes.
-async fn filling(place: &TestFolder, gateway: &Gateway) -> RawLink {
-    let mut link = RawLink::dial(place, "dmz", gateway.link_port().await, "internal", &[OURS]).await;
+async fn filling(folder: &TestFolder, gateway: &Gateway) -> RawLink {
+    let mut link = RawLink::dial(folder, "dmz", gateway.link_port().await, "internal", &[OURS]).await;
     link.expect_kind(HELLO).await;
     link.send_frame(HELLO, &frames::grant(8, &["orders"])).await;
     gateway.until_pool("full", |row| row.ready == 1).await;
@@ -252,10 +252,10 @@ async fn filling(place: &TestFolder, gateway: &Gateway) -> RawLink {
 
 #[tokio::test]
 async fn a_session_that_meets_a_link_too_many_was_never_looked_at() {
-    let place = TestFolder::new();
-    let gateway = with_room_for_one(&place);
-    let mut first = filling(&place, &gateway).await;
-    let mut second = RawLink::dial(&place, "dmz", gateway.link_port().await, "internal", &[OURS]).await;
+    let folder = TestFolder::new();
+    let gateway = with_room_for_one(&folder);
+    let mut first = filling(&folder, &gateway).await;
+    let mut second = RawLink::dial(&folder, "dmz", gateway.link_port().await, "internal", &[OURS]).await;
     second.expect_kind(HELLO).await;
     let grant = frame(HELLO, &frames::grant(8, &["orders"]));
     let open = frame(OPEN, &frames::open("s-1", None, "orders"));
@@ -274,10 +274,10 @@ async fn a_session_that_meets_a_link_too_many_was_never_looked_at() {
 
 #[tokio::test]
 async fn a_link_too_many_without_a_session_is_closed_when_its_opener_closes_it() {
-    let place = TestFolder::new();
-    let gateway = with_room_for_one(&place);
-    let _first = filling(&place, &gateway).await;
-    let mut second = RawLink::dial(&place, "dmz", gateway.link_port().await, "internal", &[OURS]).await;
+    let folder = TestFolder::new();
+    let gateway = with_room_for_one(&folder);
+    let _first = filling(&folder, &gateway).await;
+    let mut second = RawLink::dial(&folder, "dmz", gateway.link_port().await, "internal", &[OURS]).await;
     second.expect_kind(HELLO).await;
     second.send_frame(HELLO, &frames::grant(8, &["orders"])).await;
     second.expect_frame(RETIRE, &[]).await;
@@ -287,21 +287,21 @@ async fn a_link_too_many_without_a_session_is_closed_when_its_opener_closes_it()
 
 #[tokio::test]
 async fn a_gateway_without_room_costs_no_client_while_another_has_some() {
-    let place = TestFolder::new();
-    let full = with_room_for_one(&place);
-    let _first = filling(&place, &full).await;
+    let folder = TestFolder::new();
+    let full = with_room_for_one(&folder);
+    let _first = filling(&folder, &full).await;
     let text = format!(
         "mode: forward\ninternal:\n  link: {{ listen: 'socks+tls://127.0.0.1:0', tls: {INTERNAL_TLS} }}\n  \
          services: {{ orders: {{ connect: 'echo://' }} }}\n"
     );
-    let other = place.start("other", &text);
+    let other = folder.start("other", &text);
     let text = format!(
         "mode: forward\ndmz:\n  link: {{ connect: ['socks+tls://{}', 'socks+tls://{}'], tls: {DMZ_TLS}, \
          prepared: 1 }}\n  services: {{ orders: {{ accept: ['tcp://127.0.0.1:0'] }} }}\n",
         full.link_port().await,
         other.link_port().await
     );
-    let dmz = place.start("dmz", &text);
+    let dmz = folder.start("dmz", &text);
     // A link of the full one may come first, and there is no other to go to yet.
     let room = format!("socks+tls://{}", other.link_port().await);
     let has_room = |row: &PoolRow| row.address.as_deref() == Some(&room) && row.ready > 0;

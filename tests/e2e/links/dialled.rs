@@ -23,9 +23,9 @@ struct Dialling {
 
 impl Dialling {
     async fn new() -> Self {
-        let place = TestFolder::with(&["dmz", "alpha", "beta"]);
+        let folder = TestFolder::with(&["dmz", "alpha", "beta"]);
         let (alpha, beta) =
-            (Port::new(&place, "alpha", &[OURS]).await, Port::new(&place, "beta", &[OURS]).await);
+            (Port::new(&folder, "alpha", &[OURS]).await, Port::new(&folder, "beta", &[OURS]).await);
         let text = format!(
             "mode: forward\ndmz:\n  link: {{ connect: ['{}', '{}'], prepared: 1, wait: 2s, tls: {{ \
              certificate: pki/dmz.pem, key: pki/dmz.key, ca: pki/ca.pem, peers: [alpha, beta] }} }}\n  \
@@ -33,7 +33,7 @@ impl Dialling {
             alpha.address(),
             beta.address()
         );
-        let gateway = place.start("dmz", &text);
+        let gateway = folder.start("dmz", &text);
         Self { alpha, beta, gateway }
     }
 
@@ -127,20 +127,20 @@ async fn a_gateway_that_once_had_no_room_is_dialled_again() {
 }
 
 /// A half that serves and listens.
-fn listening(place: &TestFolder) -> Gateway {
+fn listening(folder: &TestFolder) -> Gateway {
     let text = format!(
         "mode: forward\ninternal:\n  link: {{ listen: 'socks+tls://127.0.0.1:0', maximum: 7, tls: {INTERNAL_TLS} }}\n  \
          services: {{ echo: {{ connect: 'echo://' }} }}\n"
     );
-    place.start("internal", &text)
+    folder.start("internal", &text)
 }
 
 #[tokio::test]
 async fn a_listening_half_offers_at_once_and_serves_session_after_session() {
-    let place = TestFolder::new();
-    let gateway = listening(&place);
+    let folder = TestFolder::new();
+    let gateway = listening(&folder);
     let at = gateway.link_port().await;
-    let mut link = RawLink::dial(&place, "dmz", at, "internal", &[OURS]).await;
+    let mut link = RawLink::dial(&folder, "dmz", at, "internal", &[OURS]).await;
     link.expect_offer(0, 7, &["echo"]).await;
     link.send_frame(HELLO, &frames::grant(8, &["echo"])).await;
     for _ in 0..3 {
@@ -151,11 +151,11 @@ async fn a_listening_half_offers_at_once_and_serves_session_after_session() {
 
 #[tokio::test]
 async fn a_listening_half_falls_back_to_socks() {
-    let place = TestFolder::new();
-    let gateway = listening(&place);
+    let folder = TestFolder::new();
+    let gateway = listening(&folder);
     let at = gateway.link_port().await;
     for alpn in [&[][..], &["socks/5"]] {
-        let mut link = RawLink::dial(&place, "dmz", at, "internal", alpn).await;
+        let mut link = RawLink::dial(&folder, "dmz", at, "internal", alpn).await;
         assert_eq!(ask(&mut link.stream, CONNECT, b"echo").await, 0);
         send(&mut link.stream, b"words").await;
         expect_bytes(&mut link.stream, b"words").await;
@@ -165,7 +165,7 @@ async fn a_listening_half_falls_back_to_socks() {
 #[tokio::test]
 async fn links_and_backends_are_dialled_from_the_address_that_is_written() {
     for mode in [Mode::Forward, Mode::Reverse] {
-        let (place, backend) = (TestFolder::new(), Backend::new().await);
+        let (folder, backend) = (TestFolder::new(), Backend::new().await);
         let from = format!("{{ address: '{}', source: 127.0.0.9 }}", backend.address());
         let plan = Plan::new(mode, &from);
         let listen = "listen: 'socks+tls://127.0.0.1:0'";
@@ -175,14 +175,14 @@ async fn links_and_backends_are_dialled_from_the_address_that_is_written() {
         let internal = |link: &str| format!("confine: off\n{}", plan.internal(link));
         let (listens, dials) = match mode {
             Mode::Forward => {
-                let listens = place.start("internal", &internal(listen));
+                let listens = folder.start("internal", &internal(listen));
                 let dmz = plan.dmz(&connect(listens.link_port().await));
-                (listens, place.start("dmz", &dmz))
+                (listens, folder.start("dmz", &dmz))
             }
             _ => {
-                let listens = place.start("dmz", &plan.dmz(listen));
+                let listens = folder.start("dmz", &plan.dmz(listen));
                 let internal = internal(&connect(listens.link_port().await));
-                (listens, place.start("internal", &internal))
+                (listens, folder.start("internal", &internal))
             }
         };
         listens

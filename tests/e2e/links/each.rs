@@ -25,7 +25,7 @@ fn addresses(text: &str) -> DnsAnswer {
 
 /// A pair whose dialling half asks this server, and where the other half listens.
 struct EachPair {
-    place: TestFolder,
+    folder: TestFolder,
     profile: String,
     listens: Gateway,
     dials: Gateway,
@@ -35,19 +35,19 @@ struct EachPair {
 
 impl EachPair {
     async fn start(mode: Mode, backend: &Backend, dns: &Dns, host: &str) -> Self {
-        let (place, address) = (TestFolder::new(), backend.address());
+        let (folder, address) = (TestFolder::new(), backend.address());
         let plan = Plan::new(mode, &address);
         let listen = "listen: 'socks+tls://127.0.0.1:0'";
         let listens = match mode {
-            Mode::Forward => place.start("internal", &plan.internal(listen)),
-            _ => place.start("dmz", &plan.dmz(listen)),
+            Mode::Forward => folder.start("internal", &plan.internal(listen)),
+            _ => folder.start("dmz", &plan.dmz(listen)),
         };
         let port = listens.link_port().await.port();
         let connect = format!("connect: {{ address: 'socks+tls://{host}:{port}', each: true }}");
         let half = if mode == Mode::Forward { plan.dmz(&connect) } else { plan.internal(&connect) };
         let profile = format!("resolver: ['{}']\n{half}", dns.at);
-        let dials = place.start("dials", &profile);
-        Self { place, profile, listens, dials, port, mode }
+        let dials = folder.start("dials", &profile);
+        Self { folder, profile, listens, dials, port, mode }
     }
 
     fn address(&self, ip: &str) -> String {
@@ -174,7 +174,7 @@ async fn other_name_servers_and_other_gateways_come_with_a_reload() {
     pair.until_linked().await;
     let other = Dns::new(addresses("127.0.0.1 127.0.0.9")).await;
     let swap = |from: &SocketAddr, to: &SocketAddr| pair.profile.replace(&from.to_string(), &to.to_string());
-    pair.place.profile("dials", &swap(&dns.at, &other.at));
+    pair.folder.profile("dials", &swap(&dns.at, &other.at));
     pair.dials.done(Command::Reload).await;
     let both = [pair.address("127.0.0.1"), pair.address("127.0.0.9")];
     pair.dials.until("the other server's answer", |snapshot| snapshot.pools.len() == 2).await;
@@ -182,7 +182,7 @@ async fn other_name_servers_and_other_gateways_come_with_a_reload() {
     // Without `each` it is one gateway again, by its address.
     let one = format!("'socks+tls://127.0.0.1:{}'", pair.port);
     let each = format!("{{ address: 'socks+tls://gate.test:{}', each: true }}", pair.port);
-    pair.place.profile("dials", &pair.profile.replace(&each, &one));
+    pair.folder.profile("dials", &pair.profile.replace(&each, &one));
     pair.dials.done(Command::Reload).await;
     pair.until_linked().await;
     assert_eq!(pair.dialled().await, [pair.address("127.0.0.1")]);

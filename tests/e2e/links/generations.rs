@@ -22,20 +22,20 @@ const ECHO: &str = "echo: { connect: 'echo://' }";
 const BOTH: &str = "echo: { connect: 'echo://' }, web: { connect: 'echo://' }";
 
 /// Reloads the profile without what `text` names.
-async fn reload_without(place: &TestFolder, gateway: &Gateway, name: &str, text: &str) {
-    let file = place.path(&format!("{name}.yaml"));
+async fn reload_without(folder: &TestFolder, gateway: &Gateway, name: &str, text: &str) {
+    let file = folder.path(&format!("{name}.yaml"));
     let before = std::fs::read_to_string(&file).unwrap();
     assert!(before.contains(text), "{before}");
-    place.profile(name, &before.replace(text, ""));
+    folder.profile(name, &before.replace(text, ""));
     gateway.done(Command::Reload).await;
 }
 
 /// Reloads the profile with another authority and other certificates of these names.
-async fn reload_with_fresh(place: &TestFolder, gateway: &Gateway, names: &[&str]) {
+async fn reload_with_fresh(folder: &TestFolder, gateway: &Gateway, names: &[&str]) {
     let fresh = TestFolder::with(names);
     let of_names = names.iter().flat_map(|name| [format!("{name}.pem"), format!("{name}.key")]);
     for file in of_names.chain(["ca.pem".into()]) {
-        std::fs::copy(fresh.pki(&file), place.pki(&file)).unwrap();
+        std::fs::copy(fresh.pki(&file), folder.pki(&file)).unwrap();
     }
     gateway.done(Command::Reload).await;
 }
@@ -46,7 +46,7 @@ const WEB: &str = ", web: { accept: ['tcp://127.0.0.1:0'] }";
 async fn an_opener_drops_a_link_whose_handshake_crossed_a_reload() {
     let outside = OpenerHalf::with(WEB).await;
     let mut link = outside.handshaken_link("alpha").await;
-    reload_without(&outside.place, &outside.gateway, "dmz", WEB).await;
+    reload_without(&outside.folder, &outside.gateway, "dmz", WEB).await;
     link.send_frame(HELLO, &frames::offer(1, 8, &["orders", "web"])).await;
     link.expect_granted(&["orders"]).await;
     assert_eq!(link.over().await, (LinkOver::Cleanly, vec![(RETIRE, vec![])]));
@@ -57,7 +57,7 @@ async fn an_opener_drops_a_link_whose_handshake_crossed_a_reload() {
 async fn a_link_whose_handshake_crossed_a_certificate_change_is_dropped() {
     let outside = OpenerHalf::new().await;
     let mut link = outside.handshaken_link("alpha").await;
-    reload_with_fresh(&outside.place, &outside.gateway, &["dmz", "alpha"]).await;
+    reload_with_fresh(&outside.folder, &outside.gateway, &["dmz", "alpha"]).await;
     link.send_frame(HELLO, &frames::offer(1, 8, &["orders"])).await;
     link.expect_kind(HELLO).await;
     assert_eq!(link.over().await, (LinkOver::Cleanly, vec![(RETIRE, vec![])]));
@@ -67,11 +67,11 @@ async fn a_link_whose_handshake_crossed_a_certificate_change_is_dropped() {
 #[tokio::test]
 async fn a_link_that_shakes_hands_under_a_change_of_certificates_is_not_kept_by_the_half_that_opens() {
     let outside = OpenerHalf::new().await;
-    let (place, at) = (&outside.place, outside.gateway.link_port().await);
-    let (before, stream) = (RawLink::tls_connector(place, "alpha", &[OURS]), dial(at).await);
+    let (folder, at) = (&outside.folder, outside.gateway.link_port().await);
+    let (before, stream) = (RawLink::tls_connector(folder, "alpha", &[OURS]), dial(at).await);
     // Which has come after it, and so its handshake is waited for.
     let _other = outside.ready("beta", 1).await;
-    reload_with_fresh(place, &outside.gateway, &["dmz"]).await;
+    reload_with_fresh(folder, &outside.gateway, &["dmz"]).await;
     let mut link = RawLink::handshake(before, "dmz", stream).await;
     link.send_frame(HELLO, &frames::offer(1, 8, &["orders"])).await;
     link.expect_kind(HELLO).await;
@@ -80,9 +80,9 @@ async fn a_link_that_shakes_hands_under_a_change_of_certificates_is_not_kept_by_
 
 #[tokio::test]
 async fn a_link_that_shakes_hands_under_a_change_of_certificates_is_not_kept_by_the_half_that_serves() {
-    let (place, port, gateway) = with_both().await;
+    let (folder, port, gateway) = with_both().await;
     let stream = port.dialled().await;
-    reload_with_fresh(&place, &gateway, &["internal"]).await;
+    reload_with_fresh(&folder, &gateway, &["internal"]).await;
     let mut link = port.handshake(stream).await.unwrap();
     link.expect_kind(HELLO).await;
     link.send_frame(HELLO, &frames::grant(8, &["echo", "web"])).await;
@@ -91,16 +91,16 @@ async fn a_link_that_shakes_hands_under_a_change_of_certificates_is_not_kept_by_
 
 #[tokio::test]
 async fn a_link_that_is_dialled_under_a_reload_is_not_kept_by_the_half_that_opens() {
-    let place = TestFolder::new();
-    let port = Port::new(&place, "internal", &[OURS]).await;
+    let folder = TestFolder::new();
+    let port = Port::new(&folder, "internal", &[OURS]).await;
     let text = format!(
         "mode: forward\ndmz:\n  link: {{ connect: '{}', tls: {DMZ_TLS}, prepared: 1 }}\n  \
          services: {{ orders: {{ accept: ['tcp://127.0.0.1:0'] }}{WEB} }}\n",
         port.address()
     );
-    let gateway = place.start("dmz", &text);
+    let gateway = folder.start("dmz", &text);
     let mut link = port.accept().await;
-    reload_without(&place, &gateway, "dmz", WEB).await;
+    reload_without(&folder, &gateway, "dmz", WEB).await;
     link.send_frame(HELLO, &frames::offer(0, 4, &["orders", "web"])).await;
     link.expect_granted(&["orders"]).await;
     assert_eq!(link.over().await, (LinkOver::Cleanly, vec![(RETIRE, vec![])]));
@@ -112,10 +112,10 @@ async fn a_link_that_is_dialled_under_a_reload_is_not_kept_by_the_half_that_open
 
 /// A half that serves `echo` and `web`, at a gateway that the test plays.
 async fn with_both() -> (TestFolder, Port, Gateway) {
-    let place = TestFolder::new();
-    let port = Port::new(&place, "dmz", &[OURS]).await;
-    let gateway = place.start("internal", &profile(&port.address(), ", prepared: 1, maximum: 8", BOTH));
-    (place, port, gateway)
+    let folder = TestFolder::new();
+    let port = Port::new(&folder, "dmz", &[OURS]).await;
+    let gateway = folder.start("internal", &profile(&port.address(), ", prepared: 1, maximum: 8", BOTH));
+    (folder, port, gateway)
 }
 
 /// It gets the new offer, and continues; what was offered before is not available over it.
@@ -129,36 +129,36 @@ async fn check_learns_of_it(mut link: RawLink) {
 
 #[tokio::test]
 async fn a_link_in_its_handshake_during_a_reload_gets_the_new_offer() {
-    let (place, port, gateway) = with_both().await;
+    let (folder, port, gateway) = with_both().await;
     let mut link = port.accept().await;
     link.expect_offer(1, 8, &["echo", "web"]).await;
-    reload_without(&place, &gateway, "internal", ", web: { connect: 'echo://' }").await;
+    reload_without(&folder, &gateway, "internal", ", web: { connect: 'echo://' }").await;
     link.send_frame(HELLO, &frames::grant(8, &["echo", "web"])).await;
     check_learns_of_it(link).await;
 }
 
 #[tokio::test]
 async fn an_established_link_gets_the_new_offer_after_a_reload() {
-    let (place, port, gateway) = with_both().await;
+    let (folder, port, gateway) = with_both().await;
     let mut link = port.accept().await;
     link.expect_offer(1, 8, &["echo", "web"]).await;
     link.send_frame(HELLO, &frames::grant(8, &["echo", "web"])).await;
     gateway.until_pool("one ready", |row| row.ready == 1).await;
-    reload_without(&place, &gateway, "internal", ", web: { connect: 'echo://' }").await;
+    reload_without(&folder, &gateway, "internal", ", web: { connect: 'echo://' }").await;
     check_learns_of_it(link).await;
 }
 
 #[tokio::test]
 async fn a_link_accepted_during_a_reload_gets_the_new_offer() {
-    let place = TestFolder::new();
+    let folder = TestFolder::new();
     let text = format!(
         "mode: forward\ninternal:\n  link: {{ listen: 'socks+tls://127.0.0.1:0', tls: {INTERNAL_TLS} }}\n  \
          services: {{ {BOTH} }}\n"
     );
-    let gateway = place.start("internal", &text);
-    let mut link = RawLink::dial(&place, "dmz", gateway.link_port().await, "internal", &[OURS]).await;
+    let gateway = folder.start("internal", &text);
+    let mut link = RawLink::dial(&folder, "dmz", gateway.link_port().await, "internal", &[OURS]).await;
     link.expect_kind(HELLO).await;
-    reload_without(&place, &gateway, "internal", ", web: { connect: 'echo://' }").await;
+    reload_without(&folder, &gateway, "internal", ", web: { connect: 'echo://' }").await;
     link.send_frame(HELLO, &frames::grant(8, &["echo", "web"])).await;
     check_learns_of_it(link).await;
 }
@@ -180,9 +180,9 @@ async fn parked(link: &mut RawLink) -> Option<&'static str> {
 #[tokio::test]
 async fn a_socks_link_under_way_for_a_service_that_goes_is_not_parked() {
     for drains in [true, false] {
-        let place = TestFolder::new();
-        let port = Port::new(&place, "dmz", &[SOCKS]).await;
-        let gateway = place.start("internal", &profile(&port.address(), ", prepared: 1", BOTH));
+        let folder = TestFolder::new();
+        let port = Port::new(&folder, "dmz", &[SOCKS]).await;
+        let gateway = folder.start("internal", &profile(&port.address(), ", prepared: 1", BOTH));
         let (mut echo, mut web) = (Vec::new(), None);
         while echo.is_empty() || web.is_none() {
             let mut link = port.accept().await;
@@ -199,7 +199,7 @@ async fn a_socks_link_under_way_for_a_service_that_goes_is_not_parked() {
         gateway.until("web dialled again", dials).await;
         match drains {
             true => drop(gateway.done(Command::Drain { service: Some("web".into()) }).await),
-            false => reload_without(&place, &gateway, "internal", ", web: { connect: 'echo://' }").await,
+            false => reload_without(&folder, &gateway, "internal", ", web: { connect: 'echo://' }").await,
         }
         // Dropped, which may come before the end of its handshake is read.
         while let Ok(mut link) = port.try_accept().await {
@@ -268,14 +268,14 @@ async fn a_reload_that_changes_nothing_keeps_the_links() {
 /// As it would with a stolen certificate: it takes no notice of RETIRE.
 #[tokio::test]
 async fn a_gateway_that_is_taken_out_of_peers_opens_no_more_however_long_it_stays() {
-    let (place, port, gateway) = with_both().await;
+    let (folder, port, gateway) = with_both().await;
     let mut link = port.accept().await;
     link.expect_offer(1, 8, &["echo", "web"]).await;
     link.send_frame(HELLO, &frames::grant(8, &["echo", "web"])).await;
     gateway.until_pool("one ready", |row| row.ready == 1).await;
-    let file = place.path("internal.yaml");
+    let file = folder.path("internal.yaml");
     let before = std::fs::read_to_string(&file).unwrap();
-    place.profile("internal", &before.replace("peers: [dmz]", "peers: [other]"));
+    folder.profile("internal", &before.replace("peers: [dmz]", "peers: [other]"));
     gateway.done(Command::Reload).await;
     link.expect_frame(RETIRE, &[]).await;
     let refused = async {

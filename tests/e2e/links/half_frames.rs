@@ -69,14 +69,14 @@ async fn pass(mut from: tcp::OwnedReadHalf, mut to: tcp::OwnedWriteHalf, stops: 
 
 #[tokio::test]
 async fn a_link_that_stops_in_a_frame_costs_its_own_sessions_alone() {
-    let place = TestFolder::new();
+    let folder = TestFolder::new();
     let plan =
         Plan { carrier: Carrier::Ws, internal_link: ", prepared: 2", ..Plan::new(Mode::Reverse, "echo://") };
-    let dmz = place.start("dmz", &plan.dmz(&format!("listen: '{}'", plan.link("127.0.0.1:0"))));
+    let dmz = folder.start("dmz", &plan.dmz(&format!("listen: '{}'", plan.link("127.0.0.1:0"))));
     let way = Way::to(dmz.link_port().await).await;
     let internal =
-        place.start("internal", &plan.internal(&format!("connect: '{}'", plan.link(&way.at.to_string()))));
-    let pair = ModePair { place, dmz, internal: Some(internal) };
+        folder.start("internal", &plan.internal(&format!("connect: '{}'", plan.link(&way.at.to_string()))));
+    let pair = ModePair { folder, dmz, internal: Some(internal) };
     pair.inner().until_pool("both links", |row| row.ready == 2).await;
     // Each goes to the least busy link.
     let mut clients = [pair.client().await, pair.client().await];

@@ -33,9 +33,9 @@ impl ServerHalf {
     }
 
     pub async fn with(link: &str, services: &str) -> Self {
-        let place = TestFolder::new();
-        let port = Port::new(&place, "dmz", &[OURS]).await;
-        let gateway = place.start("internal", &profile(&port.address(), link, services));
+        let folder = TestFolder::new();
+        let port = Port::new(&folder, "dmz", &[OURS]).await;
+        let gateway = folder.start("internal", &profile(&port.address(), link, services));
         Self { port, gateway }
     }
 
@@ -65,7 +65,7 @@ pub fn profile(connect: &str, link: &str, services: &str) -> String {
 
 /// The half that opens, in reverse mode; the test plays the internal halves `alpha` and `beta`.
 pub struct OpenerHalf {
-    pub place: TestFolder,
+    pub folder: TestFolder,
     pub gateway: Gateway,
     pub clients: SocketAddr,
 }
@@ -85,21 +85,21 @@ impl OpenerHalf {
 
     /// With more services, as in a profile.
     pub async fn with(services: &str) -> Self {
-        let place = TestFolder::with(&["dmz", "alpha", "beta"]);
+        let folder = TestFolder::with(&["dmz", "alpha", "beta"]);
         let text = format!(
             "mode: reverse\ndmz:\n  link: {{ listen: 'socks+tls://127.0.0.1:0', tls: {DMZ_TLS}, \
              prepared: 1, wait: 5s }}\n  \
              services: {{ orders: {{ accept: ['tcp://127.0.0.1:0'] }}{services} }}\n"
         );
-        let gateway = place.start("dmz", &text);
+        let gateway = folder.start("dmz", &text);
         let clients = gateway.client_port("orders").await;
-        Self { place, gateway, clients }
+        Self { folder, gateway, clients }
     }
 
     /// A link after TLS, before `hello`.
     pub async fn handshaken_link(&self, name: &str) -> RawLink {
         let at = self.gateway.link_port().await;
-        RawLink::dial(&self.place, name, at, "dmz", &[OURS]).await
+        RawLink::dial(&self.folder, name, at, "dmz", &[OURS]).await
     }
 
     /// A link of this peer's that offers `orders`, and what it was granted.

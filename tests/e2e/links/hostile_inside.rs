@@ -37,7 +37,7 @@ const SPARE_BYTES: usize = 16 * 1024 * 1024;
 
 /// A DMZ half, its hostile peer `alpha`, which may serve `orders`, and its good one `beta`, which serves both services.
 struct DmzUnderAttack {
-    place: TestFolder,
+    folder: TestFolder,
     program: Program,
     links: SocketAddr,
     orders: SocketAddr,
@@ -57,23 +57,23 @@ enum AttackKind {
 
 impl DmzUnderAttack {
     async fn start() -> Self {
-        let place = TestFolder::with(&["dmz", "alpha", "beta"]);
+        let folder = TestFolder::with(&["dmz", "alpha", "beta"]);
         let text = format!(
             "mode: reverse\ndmz:\n  link: {{ listen: 'socks+tls://127.0.0.1:0', prepared: 1, per_peer: {{ links: {LINKS} }}, \
              tls: {{ certificate: pki/dmz.pem, key: pki/dmz.key, ca: pki/ca.pem, peers: [alpha, beta] }} }}\n  services:\n    \
              orders: {{ accept: ['tcp://127.0.0.1:0'] }}\n    ledger: {{ accept: ['tcp://127.0.0.1:0'], peers: [beta] }}\n"
         );
-        let program = Program::start(&place, "dmz", &text, 4096).await;
+        let program = Program::start(&folder, "dmz", &text, 4096).await;
         let seen = program.now().await;
         let (links, orders, ledger) =
             (link_port_in(&seen), client_port_in(&seen, "orders"), client_port_in(&seen, "ledger"));
         let (peers, requested_services) = (JoinSet::new(), Arc::default());
-        Self { place, program, links, orders, ledger, peers, requested_services }
+        Self { folder, program, links, orders, ledger, peers, requested_services }
     }
 
     /// A link that offers all, and the services that it was granted.
     async fn link(&self, name: &str) -> (RawLink, Vec<String>) {
-        let mut link = RawLink::dial(&self.place, name, self.links, "dmz", &[OURS]).await;
+        let mut link = RawLink::dial(&self.folder, name, self.links, "dmz", &[OURS]).await;
         let offer = frames::offer(64, 64, &["orders", "ledger", "wages"]);
         link.send_frame(HELLO, &offer).await;
         let granted = frames::fields(&link.expect_kind(HELLO).await);

@@ -66,10 +66,10 @@ async fn verify(gateway: &Gateway, step: CheckStep) {
 async fn outside_of_its_hours_a_service_is_refused_and_open_sessions_go_on() {
     for (mode, is_plain) in PATHS {
         let clock = SetClock::at(12);
-        let place = TestFolder::new().with_clock(clock.wall());
+        let folder = TestFolder::new().with_clock(clock.wall());
         let plan = Plan { is_plain, dmz_link: ", wait: 300ms", ..Plan::new(mode, WORKING_HOURS) };
         let plan = if mode == Mode::Direct { Plan { dmz_link: "", ..plan } } else { plan };
-        let pair = plan.start_in(place).await;
+        let pair = plan.start_in(folder).await;
         let mut open = pair.client().await;
         send(&mut open, b"open").await;
         expect_bytes(&mut open, b"open").await;
@@ -127,10 +127,10 @@ async fn probes_of_the_checklist_skip_the_hours() {
 #[tokio::test]
 async fn a_gateway_that_opens_sessions_outside_of_the_hours_is_refused() {
     let clock = SetClock::at(12);
-    let place = TestFolder::new().with_clock(clock.wall());
-    let port = Port::new(&place, "dmz", &[OURS]).await;
+    let folder = TestFolder::new().with_clock(clock.wall());
+    let port = Port::new(&folder, "dmz", &[OURS]).await;
     let services = "orders: { connect: 'echo://', hours: 'Mon-Fri 07:00-19:00', timezone: UTC }";
-    let gateway = place.start("internal", &profile(&port.address(), ", prepared: 1", services));
+    let gateway = folder.start("internal", &profile(&port.address(), ", prepared: 1", services));
     let inside = ServerHalf { port, gateway };
     let mut link = inside.link().await;
     clock.set(20);
@@ -161,7 +161,7 @@ async fn hours_that_a_reload_changes_are_in_the_plan_and_hold_at_once() {
     expect_bytes(&mut open, b"open").await;
     let night = "{ address: 'echo://' }, hours: '22:00-06:00', timezone: UTC";
     let connect = format!("connect: 'socks+tls://{}'", pair.dmz.link_port().await);
-    let file = pair.place.profile("internal", &Plan { backend: night, ..plan }.internal(&connect));
+    let file = pair.folder.profile("internal", &Plan { backend: night, ..plan }.internal(&connect));
     let requested = Command::Plan { profile: file.to_str().unwrap().into() };
     let CommandAnswer::Planned(planned) = pair.inner().handle.send_and_wait(requested).await else {
         panic!("no plan")

@@ -136,15 +136,15 @@ async fn a_captured_gateway_that_is_locked_loses_its_links_whatever_it_does() {
 
 #[tokio::test]
 async fn a_locked_gateway_that_dials_in_is_rejected_at_once() {
-    let place = TestFolder::new();
+    let folder = TestFolder::new();
     let text = format!(
         "mode: forward\ninternal:\n  link: {{ listen: 'socks+tls://127.0.0.1:0', tls: {INTERNAL_TLS} }}\n  \
          services: {{ orders: {{ connect: 'echo://' }} }}\n"
     );
-    let inside = place.start("internal", &text);
+    let inside = folder.start("internal", &text);
     let peer = Some("dmz".to_owned());
     run_and_expect_notice(&inside, Command::Lockdown(LockdownTarget { peer, service: None })).await;
-    let mut link = RawLink::dial(&place, "dmz", inside.link_port().await, "internal", &[OURS]).await;
+    let mut link = RawLink::dial(&folder, "dmz", inside.link_port().await, "internal", &[OURS]).await;
     let offer = link.expect_kind(HELLO).await;
     link.send_frame(HELLO, &frames::grant_of(8, &offer)).await;
     open_until_over(link).await;

@@ -23,15 +23,15 @@ struct Between {
 
 impl Between {
     async fn new(limits: &str) -> Self {
-        let place = TestFolder::with(&["dmz", "dmz2", "internal"]);
-        let ports = [Port::new(&place, "dmz", &[OURS]).await, Port::new(&place, "dmz2", &[OURS]).await];
+        let folder = TestFolder::with(&["dmz", "dmz2", "internal"]);
+        let ports = [Port::new(&folder, "dmz", &[OURS]).await, Port::new(&folder, "dmz2", &[OURS]).await];
         let services = format!("orders: {{ connect: 'echo://'{limits} }}");
         let text = profile(&ports[0].address(), ", prepared: 2", &services);
         let both = format!("connect: ['{}', '{}']", ports[0].address(), ports[1].address());
         let text = text
             .replace(&format!("connect: '{}'", ports[0].address()), &both)
             .replace("peers: [dmz]", "peers: [dmz, dmz2]");
-        Self { gateway: place.start("internal", &text), ports }
+        Self { gateway: folder.start("internal", &text), ports }
     }
 
     /// The next link to the first or second of them.
@@ -136,7 +136,7 @@ async fn echoes(client: &mut TcpStream) {
 /// The links of a peer at a DMZ half, which says in its `hello` how many it takes.
 #[tokio::test]
 async fn an_internal_gateways_link_limit_covers_all_its_addresses() {
-    let place = TestFolder::with(&["dmz", "alpha", "beta"]);
+    let folder = TestFolder::with(&["dmz", "alpha", "beta"]);
     let tls = "{ certificate: pki/dmz.pem, key: pki/dmz.key, ca: pki/ca.pem, peers: [alpha, beta] }";
     let text = |links: usize| {
         format!(
@@ -144,10 +144,10 @@ async fn an_internal_gateways_link_limit_covers_all_its_addresses() {
              tls: {tls} }}\n  services: {{ orders: {{ accept: ['tcp://127.0.0.1:0'] }} }}\n"
         )
     };
-    let gateway = place.start("dmz", &text(2));
+    let gateway = folder.start("dmz", &text(2));
     let at = gateway.link_port().await;
     let dial = async |name: &str| {
-        let mut link = RawLink::dial(&place, name, at, "dmz", &[OURS]).await;
+        let mut link = RawLink::dial(&folder, name, at, "dmz", &[OURS]).await;
         link.send_frame(HELLO, &frames::offer(64, 64, &["orders"])).await;
         let hello = frames::fields(&link.expect_kind(HELLO).await);
         let links = hello.into_iter().find(|(tag, _)| *tag == 5).expect("links");
@@ -170,7 +170,7 @@ async fn an_internal_gateways_link_limit_covers_all_its_addresses() {
     held.push(dial("beta").await.0);
     gateway.until("one of beta", |seen| (stand(seen, "alpha"), stand(seen, "beta")) == (2, 1)).await;
     // A reload changes it, and cuts nothing.
-    place.profile("dmz", &text(3));
+    folder.profile("dmz", &text(3));
     gateway.done(portcullis::gateway::handle::Command::Reload).await;
     held.push(dial("alpha").await.0);
     gateway.until("three of alpha", |seen| stand(seen, "alpha") == 3).await;

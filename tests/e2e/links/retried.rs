@@ -88,7 +88,7 @@ async fn a_refused_session_goes_to_a_socks_peer_with_the_bytes_of_its_client() {
     let outside = OpenerHalf::new().await;
     let mut alpha = outside.ready("alpha", 1).await;
     let at = outside.gateway.link_port().await;
-    let mut beta = RawLink::dial(&outside.place, "beta", at, "dmz", &[SOCKS]).await;
+    let mut beta = RawLink::dial(&outside.folder, "beta", at, "dmz", &[SOCKS]).await;
     assert_eq!(ask(&mut beta.stream, BIND, b"orders").await, 0);
     outside.until_ready("beta", 1).await;
     let (mut client, _) = opened_at(&outside, &mut alpha, b"only once").await;

@@ -34,8 +34,8 @@ async fn with_backend() -> (ServerHalf, Backend) {
 
 #[tokio::test]
 async fn its_hello_follows_the_profile() {
-    let place = TestFolder::with(&["dmz", "dmz2", "internal"]);
-    let port = Port::new(&place, "dmz", &[OURS]).await;
+    let folder = TestFolder::with(&["dmz", "dmz2", "internal"]);
+    let port = Port::new(&folder, "dmz", &[OURS]).await;
     let text = format!(
         "mode: reverse\ninternal:\n  link: {{ connect: '{}', prepared: 3, maximum: 300, tls: {{ \
          certificate: pki/internal.pem, key: pki/internal.key, ca: pki/ca.pem, peers: [dmz, dmz2] }} }}\n  \
@@ -43,7 +43,7 @@ async fn its_hello_follows_the_profile() {
          hidden: {{ connect: 'echo://', peers: [dmz2] }} }}\n",
         port.address()
     );
-    let _gateway = place.start("internal", &text);
+    let _gateway = folder.start("internal", &text);
     let mut link = port.accept().await;
     link.expect_offer_of(3, 300, &[("orders", BYTES), ("web", HTTP)]).await;
 }
@@ -224,15 +224,15 @@ async fn a_refusal_has_its_reason_and_keeps_the_link() {
 
 #[tokio::test]
 async fn a_service_that_this_peer_may_not_use_is_refused() {
-    let place = TestFolder::with(&["dmz", "dmz2", "internal"]);
-    let port = Port::new(&place, "dmz", &[OURS]).await;
+    let folder = TestFolder::with(&["dmz", "dmz2", "internal"]);
+    let port = Port::new(&folder, "dmz", &[OURS]).await;
     let text = format!(
         "mode: reverse\ninternal:\n  link: {{ connect: '{}', prepared: 1, tls: {{ \
          certificate: pki/internal.pem, key: pki/internal.key, ca: pki/ca.pem, peers: [dmz, dmz2] }} }}\n  \
          services: {{ {ECHO}, hidden: {{ connect: 'echo://', peers: [dmz2] }} }}\n",
         port.address()
     );
-    let gateway = place.start("internal", &text);
+    let gateway = folder.start("internal", &text);
     let mut link = port.accept().await;
     link.expect_kind(HELLO).await;
     link.send_frame(HELLO, &frames::grant(8, &["echo", "hidden"])).await;
@@ -460,15 +460,15 @@ async fn what_was_never_offered_is_not_granted() {
 
 #[tokio::test]
 async fn an_id_that_two_peers_use_is_cut_by_its_peers_name() {
-    let place = TestFolder::with(&["internal", "dmz", "other"]);
-    let ports = [Port::new(&place, "dmz", &[OURS]).await, Port::new(&place, "other", &[OURS]).await];
+    let folder = TestFolder::with(&["internal", "dmz", "other"]);
+    let ports = [Port::new(&folder, "dmz", &[OURS]).await, Port::new(&folder, "other", &[OURS]).await];
     let text = format!(
         "mode: reverse\ninternal:\n  link: {{ connect: ['{}', '{}'], prepared: 1, tls: {{ certificate: pki/internal.pem, \
          key: pki/internal.key, ca: pki/ca.pem, peers: [dmz, other] }} }}\n  services: {{ echo: {{ connect: 'echo://' }} }}\n",
         ports[0].address(),
         ports[1].address()
     );
-    let gateway = place.start("internal", &text);
+    let gateway = folder.start("internal", &text);
     let mut links = Vec::new();
     for port in &ports {
         let mut link = port.accept().await;

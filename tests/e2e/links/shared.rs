@@ -237,8 +237,8 @@ async fn a_link_that_takes_no_more_sessions_carries_those_that_it_has() {
 /// A pair in one process, whose internal half another DMZ gateway has as well.
 #[tokio::test]
 async fn sessions_of_another_dmz_gateway_are_in_the_totals_of_a_pair() {
-    let place = TestFolder::with(&["dmz", "internal", "other"]);
-    let (other, own) = (Port::new(&place, "other", &[OURS]).await, Reserved::new());
+    let folder = TestFolder::with(&["dmz", "internal", "other"]);
+    let (other, own) = (Port::new(&folder, "other", &[OURS]).await, Reserved::new());
     let (own, tls) = (format!("socks+tls://{}", own.at()), INTERNAL_TLS.replace("[dmz]", "[dmz, other]"));
     let text = format!(
         "mode: reverse\ndmz:\n  link: {{ listen: '{own}', tls: {DMZ_TLS} }}\n  \
@@ -247,7 +247,7 @@ async fn sessions_of_another_dmz_gateway_are_in_the_totals_of_a_pair() {
          services: {{ orders: {{ connect: 'echo://' }} }}\n",
         other.address()
     );
-    let gateway = place.start("pair", &text);
+    let gateway = folder.start("pair", &text);
     let mut link = other.accept().await;
     let (_, offer) = link.next_other_than_ping().await;
     link.send_frame(HELLO, &frames::grant_of(8, &offer)).await;

@@ -106,11 +106,11 @@ async fn until_healthy(gateway: &Gateway) {
 }
 
 async fn in_tls(
-    place: &TestFolder,
+    folder: &TestFolder,
     at: SocketAddr,
     name: &'static str,
 ) -> std::io::Result<TlsStream<TcpStream>> {
-    let config = ClientConfig::builder().with_root_certificates(roots(place)).with_no_client_auth();
+    let config = ClientConfig::builder().with_root_certificates(roots(folder)).with_no_client_auth();
     let connector = TlsConnector::from(Arc::new(config));
     let shaken = connector.connect(ServerName::try_from(name).unwrap(), dial(at).await);
     timeout(PATIENCE, shaken).await.expect("TLS in time")
@@ -174,18 +174,18 @@ async fn a_link_and_services_share_a_port() {
     let pages = Pages::new().await;
     for outer in [Outer::None, Outer::Tls] {
         println!("{outer:?}");
-        let (place, port) = (TestFolder::new(), Reserved::new());
+        let (folder, port) = (TestFolder::new(), Reserved::new());
         let at = port.at();
-        let dmz = place.start("dmz", &outer.dmz(at, ""));
+        let dmz = folder.start("dmz", &outer.dmz(at, ""));
         assert_eq!(dmz.now().await.listening, [outer.link(at)]);
-        let internal = place.start("internal", &outer.internal(&outer.link(at), &pages));
+        let internal = folder.start("internal", &outer.internal(&outer.link(at), &pages));
         until_healthy(&internal).await;
         until_healthy(&dmz).await;
         match outer {
             Outer::None => check_services(dial(at).await, dial(at).await).await,
             Outer::Tls => {
                 let (one, other) =
-                    (in_tls(&place, at, "dmz").await.unwrap(), in_tls(&place, at, "dmz").await.unwrap());
+                    (in_tls(&folder, at, "dmz").await.unwrap(), in_tls(&folder, at, "dmz").await.unwrap());
                 check_services(one, other).await;
             }
         }
@@ -197,13 +197,13 @@ async fn a_link_and_services_share_a_port() {
 /// Whom clients are, and how many, does not concern links.
 #[tokio::test]
 async fn the_guards_of_clients_do_not_concern_links() {
-    let (place, port, pages) = (TestFolder::new(), Reserved::new(), Pages::new().await);
+    let (folder, port, pages) = (TestFolder::new(), Reserved::new(), Pages::new().await);
     let at = port.at();
     let guarded = "{ allow: [192.0.2.0/24] }\n  per_client: { sessions: 1, rate: 1/s, burst: 1 }\n";
     let dmz = Outer::None.dmz(at, &format!("  clients: {guarded}"));
     let dmz = dmz.replace("/live'", "/live', origins: ['https://www.example.com'], sessions: 1");
-    let dmz = place.start("dmz", &dmz);
-    let internal = place.start("internal", &Outer::None.internal(&Outer::None.link(at), &pages));
+    let dmz = folder.start("dmz", &dmz);
+    let internal = folder.start("internal", &Outer::None.internal(&Outer::None.link(at), &pages));
     until_healthy(&internal).await;
     until_healthy(&dmz).await;
     let mut page = dial(at).await;
@@ -214,18 +214,18 @@ async fn the_guards_of_clients_do_not_concern_links() {
 /// The one session that its service and its address may have is open, and links still come.
 #[tokio::test]
 async fn links_come_while_clients_have_used_up_what_they_may_have() {
-    let (place, port, pages) = (TestFolder::new(), Reserved::new(), Pages::new().await);
+    let (folder, port, pages) = (TestFolder::new(), Reserved::new(), Pages::new().await);
     let at = port.at();
     let dmz = Outer::None.dmz(at, "  per_client: { sessions: 1 }\n").replace("/live'", "/live', sessions: 1");
-    let dmz = place.start("dmz", &dmz);
+    let dmz = folder.start("dmz", &dmz);
     let profile = Outer::None.internal(&Outer::None.link(at), &pages);
-    let internal = place.start("internal", &profile);
+    let internal = folder.start("internal", &profile);
     until_healthy(&internal).await;
     let mut live = open_socket(dial(at).await, "/live").await;
     echo(&mut live, "first").await;
     let refused = client_async("ws://any.example.com/live", dial(at).await);
     assert!(timeout(PATIENCE, refused).await.expect("an answer in time").is_err(), "it is not used up");
-    let second = place.start("second", &profile);
+    let second = folder.start("second", &profile);
     until_healthy(&second).await;
     echo(&mut live, "still").await;
     until_healthy(&dmz).await;
@@ -235,10 +235,10 @@ async fn links_come_while_clients_have_used_up_what_they_may_have() {
 /// about it.
 #[tokio::test]
 async fn strangers_at_the_path_cost_themselves_alone() {
-    let (place, port, pages) = (TestFolder::new(), Reserved::new(), Pages::new().await);
+    let (folder, port, pages) = (TestFolder::new(), Reserved::new(), Pages::new().await);
     let at = port.at();
-    let dmz = place.start("dmz", &Outer::None.dmz(at, ""));
-    let internal = place.start("internal", &Outer::None.internal(&Outer::None.link(at), &pages));
+    let dmz = folder.start("dmz", &Outer::None.dmz(at, ""));
+    let internal = folder.start("internal", &Outer::None.internal(&Outer::None.link(at), &pages));
     until_healthy(&dmz).await;
     let mut live = open_socket(dial(at).await, "/live").await;
     let mut page = dial(at).await;
@@ -282,12 +282,12 @@ async fn flood(at: SocketAddr, tasks: &Tasks) -> tokio_util::sync::DropGuard {
 
 #[tokio::test]
 async fn upgrades_without_end_leave_room_for_services_and_peers() {
-    let (place, port, pages) = (TestFolder::new(), Reserved::new(), Pages::new().await);
+    let (folder, port, pages) = (TestFolder::new(), Reserved::new(), Pages::new().await);
     let at = port.at();
-    let dmz = place.start("dmz", &Outer::None.dmz(at, ""));
+    let dmz = folder.start("dmz", &Outer::None.dmz(at, ""));
     let _flooding = flood(at, &Tasks::default()).await;
     dmz.until_notice("too many handshakes at once").await;
-    let internal = place.start("internal", &Outer::None.internal(&Outer::None.link(at), &pages));
+    let internal = folder.start("internal", &Outer::None.internal(&Outer::None.link(at), &pages));
     until_healthy(&internal).await;
     let mut page = dial(at).await;
     let mut live = open_socket(dial(at).await, "/live").await;
@@ -302,7 +302,7 @@ async fn upgrades_without_end_leave_room_for_services_and_peers() {
 /// Links may have a certificate of their own, for names that mean no service; it is renewed as others are.
 #[tokio::test]
 async fn links_show_a_certificate_of_their_own_beside_named_services() {
-    let place = TestFolder::with(&["dmz", "internal", "www", "gate"]);
+    let folder = TestFolder::with(&["dmz", "internal", "www", "gate"]);
     let (port, pages) = (Reserved::new(), Pages::new().await);
     let at = port.at();
     let dmz = format!(
@@ -311,32 +311,32 @@ async fn links_show_a_certificate_of_their_own_beside_named_services() {
          pages: {{ accept: {{ address: 'https://{at}', sni: www, tls: {{ certificate: pki/www.pem, key: pki/www.key }} }} }}\n    \
          live: {{ accept: {{ address: 'tls://{at}', sni: dmz, tls: {CERTIFICATE} }} }}\n"
     );
-    let dmz = place.start("dmz", &dmz);
+    let dmz = folder.start("dmz", &dmz);
     let internal = Outer::Tls.internal(&Outer::Tls.link(at), &pages).replace("name: dmz", "name: gate");
-    let internal = place.start("internal", &internal);
+    let internal = folder.start("internal", &internal);
     until_healthy(&internal).await;
-    let mut www = in_tls(&place, at, "www").await.unwrap();
+    let mut www = in_tls(&folder, at, "www").await.unwrap();
     assert_eq!(ask(&mut www, "GET /", "www").await, page_of("/"));
     assert_eq!(ask(&mut www, "GET /link", "www").await, not_there());
-    let mut gate = in_tls(&place, at, "gate").await.unwrap();
+    let mut gate = in_tls(&folder, at, "gate").await.unwrap();
     // Nothing but links is there.
     for target in ["/", "/link", "/live"] {
         assert_eq!(ask(&mut gate, &format!("GET {target}"), "www").await, not_there());
     }
-    let mut live = in_tls(&place, at, "dmz").await.unwrap();
+    let mut live = in_tls(&folder, at, "dmz").await.unwrap();
     send(&mut live, b"bytes behind a name").await;
     expect_bytes(&mut live, b"bytes behind a name").await;
     // A link goes by the name of a service as well.
-    drop(open_socket(in_tls(&place, at, "www").await.unwrap(), "/link").await);
+    drop(open_socket(in_tls(&folder, at, "www").await.unwrap(), "/link").await);
     let shown = |stream: &TlsStream<TcpStream>| stream.get_ref().1.peer_certificates().unwrap()[0].clone();
-    assert_eq!(shown(&gate), chain(&place, "gate.pem")[0]);
+    assert_eq!(shown(&gate), chain(&folder, "gate.pem")[0]);
     let fresh = TestFolder::with(&["gate"]);
     for file in ["gate.pem", "gate.key"] {
-        fs::copy(fresh.pki(file), place.pki(file)).unwrap();
+        fs::copy(fresh.pki(file), folder.pki(file)).unwrap();
     }
-    fs::copy(fresh.pki("ca.pem"), place.pki("fresh-ca.pem")).unwrap();
+    fs::copy(fresh.pki("ca.pem"), folder.pki("fresh-ca.pem")).unwrap();
     dmz.until_notice("certificates renewed: ").await;
-    let error = in_tls(&place, at, "gate").await.unwrap_err();
+    let error = in_tls(&folder, at, "gate").await.unwrap_err();
     assert!(error.to_string().contains("invalid peer certificate"), "{error}");
     // The link that stands is not concerned.
     until_healthy(&internal).await;
@@ -345,7 +345,7 @@ async fn links_show_a_certificate_of_their_own_beside_named_services() {
 /// Where links come in moves from a port of their own to that of services, and back: no session notices.
 #[tokio::test]
 async fn a_switch_moves_links_to_the_port_of_services_and_back() {
-    let (place, pages) = (TestFolder::new(), Pages::new().await);
+    let (folder, pages) = (TestFolder::new(), Pages::new().await);
     let (own, port) = (Reserved::new(), Reserved::new());
     let (own, at) = (own.at(), port.at());
     let shared = Outer::Tls.dmz(at, "");
@@ -355,23 +355,23 @@ async fn a_switch_moves_links_to_the_port_of_services_and_back() {
     let outer: Vec<_> = [&alone, &shared, &other]
         .iter()
         .zip(["alone", "shared", "other"])
-        .map(|(text, name)| place.profile(name, text))
+        .map(|(text, name)| folder.profile(name, text))
         .collect();
     let inner: Vec<_> = links
         .iter()
         .zip(["to-alone", "to-shared", "to-other"])
-        .map(|(link, name)| place.profile(name, &Outer::Tls.internal(link, &pages)))
+        .map(|(link, name)| folder.profile(name, &Outer::Tls.internal(link, &pages)))
         .collect();
-    let (dmz, internal) = (place.start_file(&outer[0]), place.start_file(&inner[0]));
+    let (dmz, internal) = (folder.start_file(&outer[0]), folder.start_file(&inner[0]));
     until_healthy(&dmz).await;
-    let mut live = open_socket(in_tls(&place, at, "dmz").await.unwrap(), "/live").await;
+    let mut live = open_socket(in_tls(&folder, at, "dmz").await.unwrap(), "/live").await;
     echo(&mut live, "before").await;
     for to in [1, 2, 0, 1] {
         let (one, two) = tokio::join!(dmz.switch(&outer[to]), internal.switch(&inner[to]));
         println!("{one}; {two}");
         assert_eq!(dmz.now().await.listening, [links[to].clone()]);
         echo(&mut live, "after").await;
-        let mut page = in_tls(&place, at, "dmz").await.unwrap();
+        let mut page = in_tls(&folder, at, "dmz").await.unwrap();
         assert_eq!(ask(&mut page, "GET /", "any").await, page_of("/"));
         let there = ask(&mut page, "GET /link", "any").await;
         assert_eq!(there, if to == 1 { not_there() } else { page_of("/link") });
@@ -381,14 +381,15 @@ async fn a_switch_moves_links_to_the_port_of_services_and_back() {
 /// A switch that the other half does not follow closes what it has opened on a port that goes on.
 #[tokio::test]
 async fn an_unused_link_endpoint_is_closed_again() {
-    let (place, pages, own, port) = (TestFolder::new(), Pages::new().await, Reserved::new(), Reserved::new());
+    let (folder, pages, own, port) =
+        (TestFolder::new(), Pages::new().await, Reserved::new(), Reserved::new());
     let (own, at) = (own.at(), port.at());
     let shared = Outer::None.dmz(at, "");
     let alone = shared.replace(&Outer::None.link(at), &format!("socks+tls://{own}"));
-    let dmz = place.start("alone", &alone);
-    let internal = place.start("internal", &Outer::None.internal(&format!("socks+tls://{own}"), &pages));
+    let dmz = folder.start("alone", &alone);
+    let internal = folder.start("internal", &Outer::None.internal(&format!("socks+tls://{own}"), &pages));
     until_healthy(&internal).await;
-    let shared = place.profile("shared", &shared).to_str().unwrap().to_owned();
+    let shared = folder.profile("shared", &shared).to_str().unwrap().to_owned();
     let why = dmz.refusal_of(Command::Switch { profile: shared }).await;
     assert!(why.contains(&format!("no internal gateway has dialled in at socks+ws://{at}/link")), "{why}");
     assert_eq!(dmz.now().await.listening, [format!("socks+tls://{own}")]);
@@ -400,7 +401,7 @@ async fn an_unused_link_endpoint_is_closed_again() {
 /// with a switch that comes to nothing.
 #[tokio::test]
 async fn links_come_by_the_name_of_a_service_that_a_switch_brings() {
-    let place = TestFolder::with(&["dmz", "internal", "www", "gate"]);
+    let folder = TestFolder::with(&["dmz", "internal", "www", "gate"]);
     let (pages, own, port) = (Pages::new().await, Reserved::new(), Reserved::new());
     let (own, at) = (own.at(), port.at());
     let accept = |scheme: &str, path: &str, name: &str| {
@@ -414,48 +415,48 @@ async fn links_come_by_the_name_of_a_service_that_a_switch_brings() {
         )
     };
     let bare = format!("socks+tls://{own}");
-    let outer = place.profile("named", &dmz(&Outer::Tls.link(at), &accept("wss", "/live", "gate")));
+    let outer = folder.profile("named", &dmz(&Outer::Tls.link(at), &accept("wss", "/live", "gate")));
     let inner = Outer::Tls.internal(&Outer::Tls.link(at), &pages).replace("name: dmz", "name: gate");
-    let inner = place.profile("to-named", &inner);
-    let dmz = place.start("dmz", &dmz(&bare, "{ accept: 'tcp://127.0.0.1:0' }"));
-    let internal = place.start("internal", &Outer::Tls.internal(&bare, &pages));
+    let inner = folder.profile("to-named", &inner);
+    let dmz = folder.start("dmz", &dmz(&bare, "{ accept: 'tcp://127.0.0.1:0' }"));
+    let internal = folder.start("internal", &Outer::Tls.internal(&bare, &pages));
     until_healthy(&dmz).await;
     dmz.refusal_of(Command::Switch { profile: outer.to_str().unwrap().into() }).await;
-    assert!(in_tls(&place, at, "gate").await.is_err(), "nobody has that name any more");
+    assert!(in_tls(&folder, at, "gate").await.is_err(), "nobody has that name any more");
     tokio::join!(dmz.switch(&outer), internal.switch(&inner));
     until_healthy(&dmz).await;
-    let mut live = open_socket(in_tls(&place, at, "gate").await.unwrap(), "/live").await;
+    let mut live = open_socket(in_tls(&folder, at, "gate").await.unwrap(), "/live").await;
     echo(&mut live, "by its name").await;
-    let mut www = in_tls(&place, at, "www").await.unwrap();
+    let mut www = in_tls(&folder, at, "www").await.unwrap();
     assert_eq!(ask(&mut www, "GET /", "www").await, page_of("/"));
 }
 
 /// The port of links becomes one of services as well, and theirs alone again, by a reload; links do not hear of it.
 #[tokio::test]
 async fn a_reload_brings_services_to_the_port_of_links() {
-    let (place, pages, port) = (TestFolder::new(), Pages::new().await, Reserved::new());
+    let (folder, pages, port) = (TestFolder::new(), Pages::new().await, Reserved::new());
     let at = port.at();
     let shared = Outer::Tls.dmz(at, "");
     let own = shared.replace(&format!("https://{at}"), "https://127.0.0.1:0");
     let own = own.replace(&format!("wss://{at}/live"), "wss://127.0.0.1:0/live");
     let own = own.replace("dmz:\n  link: {", &format!("dmz:\n  link: {{ outer: {CERTIFICATE},"));
     assert!(own.contains("outer"), "{own}");
-    let dmz = place.start("dmz", &own);
-    let internal = place.start("internal", &Outer::Tls.internal(&Outer::Tls.link(at), &pages));
+    let dmz = folder.start("dmz", &own);
+    let internal = folder.start("internal", &Outer::Tls.internal(&Outer::Tls.link(at), &pages));
     until_healthy(&internal).await;
     let stood = |now: &portcullis::telemetry::snapshot::Snapshot| {
         now.pools.iter().map(|row| (row.state, row.ready)).collect::<Vec<_>>()
     };
     let before = stood(&*internal.now().await);
-    let mut page = in_tls(&place, at, "dmz").await.unwrap();
+    let mut page = in_tls(&folder, at, "dmz").await.unwrap();
     assert_eq!(ask(&mut page, "GET /", "any").await, not_there());
-    place.profile("dmz", &shared);
+    folder.profile("dmz", &shared);
     dmz.done(Command::Reload).await;
-    let mut page = in_tls(&place, at, "dmz").await.unwrap();
+    let mut page = in_tls(&folder, at, "dmz").await.unwrap();
     assert_eq!(ask(&mut page, "GET /", "any").await, page_of("/"));
-    place.profile("dmz", &own);
+    folder.profile("dmz", &own);
     dmz.done(Command::Reload).await;
-    let mut page = in_tls(&place, at, "dmz").await.unwrap();
+    let mut page = in_tls(&folder, at, "dmz").await.unwrap();
     assert_eq!(ask(&mut page, "GET /", "any").await, not_there());
     assert_eq!(stood(&*internal.now().await), before);
     assert!(!internal.now().await.notices.iter().any(|line| line.text.contains("lost")));
@@ -464,7 +465,7 @@ async fn a_reload_brings_services_to_the_port_of_links() {
 /// In forward mode it is the internal half that listens; only in a pair of one process can it have services beside it.
 #[tokio::test]
 async fn a_pair_in_forward_mode_shares_a_port_too() {
-    let (place, pages, port) = (TestFolder::new(), Pages::new().await, Reserved::new());
+    let (folder, pages, port) = (TestFolder::new(), Pages::new().await, Reserved::new());
     let at = port.at();
     let link = Outer::None.link(at);
     let services = Outer::None.services(at);
@@ -473,7 +474,7 @@ async fn a_pair_in_forward_mode_shares_a_port_too() {
          link: {{ listen: '{link}', tls: {INTERNAL_TLS} }}\n  services: {{ pages: {{ connect: 'http://{}' }}, live: {{ connect: 'echo://' }} }}\n",
         pages.at
     );
-    let pair = place.start("pair", &pair);
+    let pair = folder.start("pair", &pair);
     until_healthy(&pair).await;
     check_services(dial(at).await, dial(at).await).await;
     assert_eq!(pair.now().await.listening, [link]);
@@ -482,10 +483,10 @@ async fn a_pair_in_forward_mode_shares_a_port_too() {
 
 #[tokio::test]
 async fn a_client_becomes_a_link_on_a_connection_that_has_asked_before() {
-    let (place, port, pages) = (TestFolder::new(), Reserved::new(), Pages::new().await);
+    let (folder, port, pages) = (TestFolder::new(), Reserved::new(), Pages::new().await);
     let at = port.at();
-    let dmz = place.start("dmz", &Outer::None.dmz(at, ""));
-    let _internal = place.start("internal", &Outer::None.internal(&Outer::None.link(at), &pages));
+    let dmz = folder.start("dmz", &Outer::None.dmz(at, ""));
+    let _internal = folder.start("internal", &Outer::None.internal(&Outer::None.link(at), &pages));
     until_healthy(&dmz).await;
     let mut client = dial(at).await;
     assert_eq!(ask(&mut client, "GET /", "any").await, page_of("/"));
@@ -501,7 +502,7 @@ const UPGRADE: &[u8] = b"GET /link HTTP/1.1\r\nHost: any\r\nConnection: Upgrade\
 /// Behind proxies that say who their clients are, links are identified by who has dialled.
 #[tokio::test]
 async fn a_proxy_header_identifies_who_dials_a_link() {
-    let (place, port) = (TestFolder::new(), Reserved::new());
+    let (folder, port) = (TestFolder::new(), Reserved::new());
     let at = port.at();
     let proxied = |text: String, scheme: &str, path: &str| {
         let (from, address) =
@@ -509,7 +510,7 @@ async fn a_proxy_header_identifies_who_dials_a_link() {
         text.replace(&from, &format!("{{ {address}, proxy: {{ from: [127.0.0.0/8] }} }}"))
     };
     let dmz = proxied(proxied(Outer::None.dmz(at, ""), "http", ""), "ws", "/live");
-    let dmz = place.start("dmz", &dmz);
+    let dmz = folder.start("dmz", &dmz);
     let mut client = dial(at).await;
     let header = b"PROXY TCP4 192.0.2.9 192.0.2.1 4711 443\r\n";
     send(&mut client, &[header, UPGRADE, b"\x82\x85\0\0\0\0hello"].concat()).await;

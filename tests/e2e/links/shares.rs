@@ -24,7 +24,7 @@ async fn link_from(outside: &OpenerHalf, name: &str, host: u8) -> RawLink {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(SocketAddr::from(([127, 0, 0, host], 0))).unwrap();
     let stream = socket.connect(outside.gateway.link_port().await).await.unwrap();
-    let connector = RawLink::tls_connector(&outside.place, name, &[OURS]);
+    let connector = RawLink::tls_connector(&outside.folder, name, &[OURS]);
     let mut link = RawLink::handshake(connector, "dmz", stream).await;
     link.send_frame(HELLO, &frames::offer(1, 64, &["orders"])).await;
     link.expect_kind(HELLO).await;
@@ -115,18 +115,18 @@ async fn a_peer_that_answers_no_open_costs_silent_clients_time_and_is_used_last(
 }
 
 /// An internal half in forward mode that two DMZ gateways may dial.
-fn inside(place: &TestFolder) -> Gateway {
+fn inside(folder: &TestFolder) -> Gateway {
     let tls = "{ certificate: pki/internal.pem, key: pki/internal.key, ca: pki/ca.pem, peers: [dmz, dmz2] }";
     let text = format!(
         "mode: forward\ninternal:\n  link: {{ listen: 'socks+tls://127.0.0.1:0', maximum: 8, tls: {tls} }}\n  \
          services: {{ echo: {{ connect: 'echo://' }} }}\n"
     );
-    place.start("internal", &text)
+    folder.start("internal", &text)
 }
 
 /// A link of a DMZ gateway `name` with an open session; `None` where there is no room for it.
-async fn session(place: &TestFolder, name: &str, at: SocketAddr) -> Option<RawLink> {
-    let mut link = RawLink::dial(place, name, at, "internal", &[OURS]).await;
+async fn session(folder: &TestFolder, name: &str, at: SocketAddr) -> Option<RawLink> {
+    let mut link = RawLink::dial(folder, name, at, "internal", &[OURS]).await;
     let (kind, offer) = link.next_other_than_ping().await;
     assert_eq!(kind, HELLO);
     link.send_frame(HELLO, &frames::grant_of(64, &offer)).await;
@@ -137,31 +137,31 @@ async fn session(place: &TestFolder, name: &str, at: SocketAddr) -> Option<RawLi
 
 #[tokio::test]
 async fn a_gateway_that_opens_every_link_leaves_the_other_its_share() {
-    let place = TestFolder::with(&["dmz", "dmz2", "internal"]);
-    let gateway = inside(&place);
+    let folder = TestFolder::with(&["dmz", "dmz2", "internal"]);
+    let gateway = inside(&folder);
     let at = gateway.link_port().await;
-    let honest = session(&place, "dmz2", at).await.expect("there is room");
+    let honest = session(&folder, "dmz2", at).await.expect("there is room");
     let mut taken = Vec::new();
     for _ in 0..12 {
-        taken.extend(session(&place, "dmz", at).await);
+        taken.extend(session(&folder, "dmz", at).await);
     }
     assert_eq!(taken.len(), 4, "half of `maximum` while the other one has sessions");
     let mut others = Vec::new();
     for _ in 0..3 {
-        others.push(session(&place, "dmz2", at).await.expect("its share is its own"));
+        others.push(session(&folder, "dmz2", at).await.expect("its share is its own"));
     }
-    assert!(session(&place, "dmz2", at).await.is_none(), "all are taken");
+    assert!(session(&folder, "dmz2", at).await.is_none(), "all are taken");
     drop((honest, others));
 }
 
 #[tokio::test]
 async fn unknown_services_are_logged_at_a_bounded_rate() {
-    let place = TestFolder::with(&["dmz", "dmz2", "internal"]);
-    let gateway = inside(&place);
+    let folder = TestFolder::with(&["dmz", "dmz2", "internal"]);
+    let gateway = inside(&folder);
     let at = gateway.link_port().await;
     let began = tokio::time::Instant::now();
     for peer in 0..8 {
-        let mut link = RawLink::dial(&place, "dmz", at, "internal", &[OURS]).await;
+        let mut link = RawLink::dial(&folder, "dmz", at, "internal", &[OURS]).await;
         let offer = link.expect_kind(HELLO).await;
         link.send_frame(HELLO, &frames::grant_of(64, &offer)).await;
         for number in 0..30 {

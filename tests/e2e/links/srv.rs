@@ -27,13 +27,13 @@ fn zone(services: &[(u16, u16, u16, &str)]) -> Zone {
 
 /// What is dialled stands at ports of its own, under certificates of the same name.
 struct SrvGateways<'a> {
-    place: TestFolder,
+    folder: TestFolder,
     plan: Plan<'a>,
 }
 
 impl<'a> SrvGateways<'a> {
     fn new(plan: Plan<'a>) -> Self {
-        Self { place: TestFolder::new(), plan }
+        Self { folder: TestFolder::new(), plan }
     }
 
     fn listening(&self, name: &str, at: &str) -> Gateway {
@@ -42,7 +42,7 @@ impl<'a> SrvGateways<'a> {
             Mode::Forward => self.plan.internal(&listen),
             _ => self.plan.dmz(&listen),
         };
-        self.place.start(name, &profile)
+        self.folder.start(name, &profile)
     }
 
     /// Asks the server for these records, and keeps ten links.
@@ -53,7 +53,7 @@ impl<'a> SrvGateways<'a> {
             Mode::Forward => self.plan.dmz(&connect),
             _ => self.plan.internal(&connect),
         };
-        self.place.start("dials", &format!("resolver: ['{}']\n{half}", dns.at))
+        self.folder.start("dials", &format!("resolver: ['{}']\n{half}", dns.at))
     }
 
     fn address(&self, at: &str, port: u16) -> String {
@@ -142,7 +142,7 @@ async fn socks_links_and_tls_around_a_web_socket_go_to_targets_too() {
             _ => gateways.plan.internal(&connect),
         };
         let half = half.replace(&format!(", name: {target} }}"), " }");
-        let dials = gateways.place.start("dials", &format!("resolver: ['{}']\n{half}", dns.at));
+        let dials = gateways.folder.start("dials", &format!("resolver: ['{}']\n{half}", dns.at));
         let to = gateways.address(target, port);
         let is_there =
             |snapshot: &Snapshot| row(snapshot, &to).is_some_and(|row| row.state == PoolState::Healthy);

@@ -168,7 +168,7 @@ fn link_ids(snapshot: &Snapshot) -> Vec<u64> {
 #[tokio::test]
 async fn a_reload_inside_adds_and_removes_services_over_the_links_that_stand() {
     for mode in [Mode::Forward, Mode::Reverse] {
-        let place = TestFolder::new();
+        let folder = TestFolder::new();
         let profile = |half: &str, link: &str, tls: &str, services: &str| {
             let mode = mode_word(mode);
             format!("mode: {mode}\n{half}:\n  link: {{ {link}, tls: {tls} }}\n  services: {services}\n")
@@ -181,14 +181,14 @@ async fn a_reload_inside_adds_and_removes_services_over_the_links_that_stand() {
         let listen = "listen: 'socks+tls://127.0.0.1:0'";
         let (dmz, internal, link) = match mode {
             Mode::Forward => {
-                let internal = place.start("internal", &profile("internal", listen, INTERNAL_TLS, one));
+                let internal = folder.start("internal", &profile("internal", listen, INTERNAL_TLS, one));
                 let link = format!("prepared: 2, connect: 'socks+tls://{}'", internal.link_port().await);
-                (place.start("dmz", &profile("dmz", &link, DMZ_TLS, accepts)), internal, listen.to_owned())
+                (folder.start("dmz", &profile("dmz", &link, DMZ_TLS, accepts)), internal, listen.to_owned())
             }
             _ => {
-                let dmz = place.start("dmz", &profile("dmz", listen, DMZ_TLS, accepts));
+                let dmz = folder.start("dmz", &profile("dmz", listen, DMZ_TLS, accepts));
                 let link = format!("prepared: 2, connect: 'socks+tls://{}'", dmz.link_port().await);
-                let internal = place.start("internal", &profile("internal", &link, INTERNAL_TLS, one));
+                let internal = folder.start("internal", &profile("internal", &link, INTERNAL_TLS, one));
                 (dmz, internal, link)
             }
         };
@@ -197,7 +197,7 @@ async fn a_reload_inside_adds_and_removes_services_over_the_links_that_stand() {
         let mut session = dial(dmz.client_port("orders").await).await;
         echoes(&mut session).await;
         let reload = async |services: &str| {
-            place.profile("internal", &profile("internal", &link, INTERNAL_TLS, services));
+            folder.profile("internal", &profile("internal", &link, INTERNAL_TLS, services));
             internal.done(Command::Reload).await;
         };
         reload(both).await;

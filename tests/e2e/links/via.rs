@@ -265,13 +265,13 @@ async fn lives_behind_a_cutting_proxy(mode: Mode, (carrier, is_plain): (Carrier,
 
 /// A name is looked up where it is dialled, and the proxy is asked for an address; `verify` does the same.
 async fn followed_names_go_through(mode: Mode, (scheme, behaviour): (&str, Behaviour), is_srv: bool) {
-    let (place, proxy, backend) = (TestFolder::new(), Proxy::new(behaviour).await, Backend::new().await);
+    let (folder, proxy, backend) = (TestFolder::new(), Proxy::new(behaviour).await, Backend::new().await);
     let address = backend.address();
     let plan = Plan::new(mode, &address);
     let listen = "listen: 'socks+tls://127.0.0.1:0'";
     let listens = match mode {
-        Mode::Forward => place.start("internal", &plan.internal(listen)),
-        _ => place.start("dmz", &plan.dmz(listen)),
+        Mode::Forward => folder.start("internal", &plan.internal(listen)),
+        _ => folder.start("dmz", &plan.dmz(listen)),
     };
     let port = listens.link_port().await.port();
     let here = IpAddr::from([127, 0, 0, 1]);
@@ -291,29 +291,29 @@ async fn followed_names_go_through(mode: Mode, (scheme, behaviour): (&str, Behav
     let dns = Dns::new(answer).await;
     let link = format!("{connect}, prepared: 1, via: '{scheme}://{}'", proxy.at);
     let half = if mode == Mode::Forward { plan.dmz(&link) } else { plan.internal(&link) };
-    let dials = place.start("dials", &format!("resolver: ['{}']\n{half}", dns.at));
+    let dials = folder.start("dials", &format!("resolver: ['{}']\n{half}", dns.at));
     dials.until_pool("a link", |row| row.state == PoolState::Healthy).await;
     let tried: &[&str] = if is_srv { &["127.0.0.9", "127.0.0.1"] } else { &["127.0.0.1"] };
     let tried: Vec<_> = tried.iter().map(|ip| format!("{ip}:{port}")).collect();
     assert_eq!(proxy.asked(), tried, "{mode:?} {scheme} {is_srv}");
     if mode == Mode::Forward {
-        verify_goes_through(&place, &proxy).await;
-        let pair = ModePair { place, dmz: dials, internal: Some(listens) };
+        verify_goes_through(&folder, &proxy).await;
+        let pair = ModePair { folder, dmz: dials, internal: Some(listens) };
         carries_a_session(&pair, &backend).await;
     } else {
-        let pair = ModePair { place, dmz: listens, internal: Some(dials) };
+        let pair = ModePair { folder, dmz: listens, internal: Some(dials) };
         carries_a_session(&pair, &backend).await;
     }
 }
 
 /// Of a DMZ half in forward mode, by the profile of its own.
-async fn verify_goes_through(place: &TestFolder, proxy: &Proxy) {
+async fn verify_goes_through(folder: &TestFolder, proxy: &Proxy) {
     let source = ProfileSource {
-        folders: vec![place.path("")],
+        folders: vec![folder.path("")],
         half: None,
         pipes: portcullis::disk::PipePolicy::Refused,
     };
-    let loaded = source.load_to_serve(&ChosenProfile::File(place.path("dials.yaml")), None).unwrap();
+    let loaded = source.load_to_serve(&ChosenProfile::File(folder.path("dials.yaml")), None).unwrap();
     let passed = proxy.passed();
     assert_eq!(unanswered_alone(&loaded).await, None);
     assert!(proxy.passed() > passed, "{:?}", proxy.asked());
@@ -344,7 +344,7 @@ struct ProxyCase {
 }
 
 impl ProxyCase {
-    async fn run(self, place: TestFolder, dmz: SocketAddr) {
+    async fn run(self, folder: TestFolder, dmz: SocketAddr) {
         let reserved = Reserved::new();
         let proxy = match self.behaviour {
             None => None,
@@ -352,7 +352,7 @@ impl ProxyCase {
         };
         let port = proxy.as_ref().map_or(reserved.at(), |proxy| proxy.at);
         let link = format!("connect: 'socks+tls://{dmz}', via: 'http://{port}', prepared: 1");
-        let gateway = place.start(self.name, &Plan::new(Mode::Reverse, "echo://").internal(&link));
+        let gateway = folder.start(self.name, &Plan::new(Mode::Reverse, "echo://").internal(&link));
         if matches!(self.behaviour, Some(Behaviour::CutsAfter(_))) {
             gateway.until_pool("a link", |row| row.state == PoolState::Healthy).await;
             // Whoever dials again waits, so that what was lost stays to be read.
@@ -380,9 +380,9 @@ impl ProxyCase {
 
 #[tokio::test]
 async fn a_refusing_proxy_is_reported_in_its_own_words_and_dialled_again() {
-    let place = TestFolder::new();
+    let folder = TestFolder::new();
     let dmz =
-        place.start("dmz", &Plan::new(Mode::Reverse, "echo://").dmz("listen: 'socks+tls://127.0.0.1:0'"));
+        folder.start("dmz", &Plan::new(Mode::Reverse, "echo://").dmz("listen: 'socks+tls://127.0.0.1:0'"));
     let at = dmz.link_port().await;
     let answers = |words: &'static [u8]| Some(Behaviour::Answers(words));
     let cases = [
@@ -396,7 +396,7 @@ async fn a_refusing_proxy_is_reported_in_its_own_words_and_dialled_again() {
         ("cuts", "ready link lost after ", Some(Behaviour::CutsAfter(Duration::from_secs(1)))),
     ];
     let run =
-        cases.map(|(name, words, behaviour)| ProxyCase { name, words, behaviour }.run(place.clone(), at));
+        cases.map(|(name, words, behaviour)| ProxyCase { name, words, behaviour }.run(folder.clone(), at));
     join_all(run).await;
 }
 
@@ -405,27 +405,27 @@ async fn a_login_stands_in_a_file_and_is_read_again_at_a_reload() {
     // `gate:s3cret`
     let (proxy, backend) =
         (Proxy::new(Behaviour::Passes(Some("Z2F0ZTpzM2NyZXQ="))).await, Backend::new().await);
-    let place = TestFolder::new();
+    let folder = TestFolder::new();
     let write = |text: &str| {
-        fs::write(place.path("login"), text).unwrap();
-        fs::set_permissions(place.path("login"), fs::Permissions::from_mode(0o600)).unwrap();
+        fs::write(folder.path("login"), text).unwrap();
+        fs::set_permissions(folder.path("login"), fs::Permissions::from_mode(0o600)).unwrap();
     };
     write("gate:wrong\n");
     let address = backend.address();
     let plan = Plan { ..Plan::new(Mode::Reverse, &address) };
-    let dmz = place.start("dmz", &plan.dmz("listen: 'socks+tls://127.0.0.1:0'"));
+    let dmz = folder.start("dmz", &plan.dmz("listen: 'socks+tls://127.0.0.1:0'"));
     let link = format!(
         "connect: 'socks+tls://{}', prepared: 1, via: 'http://{}', via_credentials: login",
         dmz.link_port().await,
         proxy.at
     );
-    let internal = place.start("internal", &plan.internal(&link));
+    let internal = folder.start("internal", &plan.internal(&link));
     let refused = "does not take the user and the password";
     let seen = internal.until_pool(refused, |row| row.last_error.is_some()).await;
     assert!(seen.last_error.unwrap().contains(refused));
     write("gate:s3cret");
     internal.done(Command::Reload).await;
-    let pair = ModePair { place: place.clone(), dmz, internal: Some(internal) };
+    let pair = ModePair { folder: folder.clone(), dmz, internal: Some(internal) };
     pair.ready().await;
     carries_a_session(&pair, &backend).await;
     let shown = format!("{:?}", pair.inner().now().await);

@@ -107,7 +107,7 @@ fn is_healthy(now: &Snapshot) -> bool {
 
 #[tokio::test]
 async fn a_switch_from_mode_to_mode_costs_no_session() {
-    let place = TestFolder::new();
+    let folder = TestFolder::new();
     let (clients, links) = (Reserved::new(), [Reserved::new(), Reserved::new()]);
     let accept = format!("tcp://{}", clients.at());
     let forward = Plan { carrier: Carrier::Ws, accept: &accept, ..Plan::new(Mode::Forward, "echo://") };
@@ -115,14 +115,14 @@ async fn a_switch_from_mode_to_mode_costs_no_session() {
     let ports = [links[0].at().to_string(), links[1].at().to_string()];
     let links = format!("listen: '{}', connect: '{}'", forward.link(&ports[0]), forward.link(&ports[1]));
     let other = format!("listen: '{}', connect: '{}'", forward.link(&ports[1]), forward.link(&ports[0]));
-    let internal = place.start("internal", &forward.internal(&other));
-    let dmz = place.start("dmz", &forward.dmz(&links));
+    let internal = folder.start("internal", &forward.internal(&other));
+    let dmz = folder.start("dmz", &forward.dmz(&links));
     dmz.until("links stand", is_healthy).await;
     let mut client = dial(dmz.client_port("orders").await).await;
     send(&mut client, b"before").await;
     expect_bytes(&mut client, b"before").await;
-    let inner = place.profile("internal-reverse", &reverse.internal(&other));
-    let outer = place.profile("dmz-reverse", &reverse.dmz(&links));
+    let inner = folder.profile("internal-reverse", &reverse.internal(&other));
+    let outer = folder.profile("dmz-reverse", &reverse.dmz(&links));
     let (one, two) = tokio::join!(dmz.switch(&outer), internal.switch(&inner));
     assert!(one.contains("mode reverse") && two.contains("mode reverse"), "{one}; {two}");
     send(&mut client, b"after").await;
@@ -184,9 +184,9 @@ const GRANTED: &[u8] = b"\x05\x00\x00\x01\0\0\0\0\0\0";
 
 #[tokio::test]
 async fn a_foreign_client_is_a_peer() {
-    let place = TestFolder::new();
+    let folder = TestFolder::new();
     let plan = Plan { is_plain: true, carrier: Carrier::Ws, ..Plan::new(Mode::Reverse, "echo://") };
-    let dmz = place.start("dmz", &plan.dmz("listen: 'socks+ws://127.0.0.1:0/link'"));
+    let dmz = folder.start("dmz", &plan.dmz("listen: 'socks+ws://127.0.0.1:0/link'"));
     let mut link = foreign_dials(dmz.link_port().await, "/link").await;
     link.send(b"\x05\x01\x00").await;
     link.expect_bytes(b"\x05\x00").await;
@@ -220,10 +220,10 @@ async fn a_foreign_client_is_a_peer() {
 async fn a_foreign_server_is_a_peer() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = listener.local_addr().unwrap();
-    let place = TestFolder::new();
+    let folder = TestFolder::new();
     let plan = Plan { is_plain: true, carrier: Carrier::Ws, ..Plan::new(Mode::Reverse, "echo://") };
     let link = format!("connect: 'socks+ws://{at}/a/link', prepared: 1");
-    let internal = place.start("internal", &plan.internal(&link));
+    let internal = folder.start("internal", &plan.internal(&link));
     let (stream, _) = timeout(PATIENCE, listener.accept()).await.unwrap().unwrap();
     let mut requested = None;
     #[expect(clippy::result_large_err, reason = "the library asks for it")]
@@ -247,9 +247,9 @@ async fn a_foreign_server_is_a_peer() {
 
 #[tokio::test]
 async fn a_request_that_is_no_upgrade_is_not_there() {
-    let place = TestFolder::new();
+    let folder = TestFolder::new();
     let plan = Plan { carrier: Carrier::Ws, ..Plan::new(Mode::Reverse, "echo://") };
-    let dmz = place.start("dmz", &plan.dmz("listen: 'socks+ws://127.0.0.1:0/link'"));
+    let dmz = folder.start("dmz", &plan.dmz("listen: 'socks+ws://127.0.0.1:0/link'"));
     let mut client = dial(dmz.link_port().await).await;
     let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
                    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
@@ -273,9 +273,9 @@ async fn a_request_that_is_no_upgrade_is_not_there() {
 
 #[tokio::test]
 async fn a_link_refused_by_an_intermediary_reports_the_reason() {
-    let place = TestFolder::new();
+    let folder = TestFolder::new();
     let plan = Plan { carrier: Carrier::Ws, ..Plan::new(Mode::Reverse, "echo://") };
-    let dmz = place.start("dmz", &plan.dmz("listen: 'socks+ws://127.0.0.1:0/link'"));
+    let dmz = folder.start("dmz", &plan.dmz("listen: 'socks+ws://127.0.0.1:0/link'"));
     let at = dmz.link_port().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let bad = listener.local_addr().unwrap();
@@ -287,7 +287,7 @@ async fn a_link_refused_by_an_intermediary_reports_the_reason() {
     ] {
         let outer = if address.contains("wss") { ", outer: { ca: pki/ca.pem }" } else { "" };
         let link = format!("connect: '{address}', prepared: 1{outer}");
-        let internal = place.start("internal", &plan.internal(&link));
+        let internal = folder.start("internal", &plan.internal(&link));
         let answering = async {
             let (mut stream, _) = listener.accept().await.unwrap();
             send(&mut stream, b"SSH-2.0-x\r\n").await;
@@ -306,9 +306,9 @@ async fn a_link_refused_by_an_intermediary_reports_the_reason() {
 /// it.
 #[tokio::test]
 async fn bad_frames_close_their_link_and_are_reported() {
-    let place = TestFolder::new();
+    let folder = TestFolder::new();
     let plan = Plan { carrier: Carrier::Ws, ..Plan::new(Mode::Reverse, "echo://") };
-    let dmz = place.start("dmz", &plan.dmz("listen: 'socks+ws://127.0.0.1:0/link'"));
+    let dmz = folder.start("dmz", &plan.dmz("listen: 'socks+ws://127.0.0.1:0/link'"));
     let at = dmz.link_port().await;
     for (wire, words) in [
         (&b"\x82\x01a"[..], "WebSocket: an unmasked frame"),
@@ -323,21 +323,21 @@ async fn bad_frames_close_their_link_and_are_reported() {
         assert!(reported.contains("link from 127.0.0.1"), "{reported}");
     }
     // Others are linked all the while.
-    let internal = place.start("internal", &plan.internal(&format!("connect: 'socks+ws://{at}/link'")));
+    let internal = folder.start("internal", &plan.internal(&format!("connect: 'socks+ws://{at}/link'")));
     until_healthy(&internal).await;
 }
 
 #[tokio::test]
 async fn upgrades_without_end_leave_room_for_a_peer() {
-    let place = TestFolder::new();
+    let folder = TestFolder::new();
     let plan = Plan { carrier: Carrier::Ws, ..Plan::new(Mode::Reverse, "echo://") };
-    let dmz = place.start("dmz", &plan.dmz("listen: 'socks+ws://127.0.0.1:0/link'"));
+    let dmz = folder.start("dmz", &plan.dmz("listen: 'socks+ws://127.0.0.1:0/link'"));
     let at = dmz.link_port().await;
     let mut held = Vec::new();
     for _ in 0..400 {
         held.push(foreign_dials(at, "/link").await);
     }
-    let internal = place.start("internal", &plan.internal(&format!("connect: 'socks+ws://{at}/link'")));
+    let internal = folder.start("internal", &plan.internal(&format!("connect: 'socks+ws://{at}/link'")));
     until_healthy(&internal).await;
     let mut client = dial(dmz.client_port("orders").await).await;
     send(&mut client, b"served").await;
@@ -347,9 +347,9 @@ async fn upgrades_without_end_leave_room_for_a_peer() {
 
 #[tokio::test]
 async fn a_parked_link_is_pinged_and_lost_if_it_never_answers() {
-    let place = TestFolder::new();
+    let folder = TestFolder::new();
     let plan = Plan { is_plain: true, carrier: Carrier::Ws, ..Plan::new(Mode::Reverse, "echo://") };
-    let dmz = place.start("dmz", &plan.dmz("listen: 'socks+ws://127.0.0.1:0/link'"));
+    let dmz = folder.start("dmz", &plan.dmz("listen: 'socks+ws://127.0.0.1:0/link'"));
     let parked = async || {
         let mut link = foreign_dials(dmz.link_port().await, "/link").await;
         link.send(b"\x05\x01\x00").await;

@@ -56,13 +56,13 @@ async fn connect_is_granted_with_an_empty_address_and_carries() {
 
 #[tokio::test]
 async fn connect_over_mutual_tls_is_the_same() {
-    let place = TestFolder::new();
+    let folder = TestFolder::new();
     let text = format!(
         "mode: forward\ninternal:\n  link: {{ listen: 'socks+tls://127.0.0.1:0', tls: {INTERNAL_TLS} }}\n  \
          services: {{ orders: {{ connect: 'echo://' }} }}\n"
     );
-    let gateway = place.start("internal", &text);
-    let mut stream = tls::link(tls::client(&place, "dmz"), gateway.link_port().await, "internal").await;
+    let gateway = folder.start("internal", &text);
+    let mut stream = tls::link(tls::client(&folder, "dmz"), gateway.link_port().await, "internal").await;
     assert_eq!(ask(&mut stream, CONNECT, b"orders").await, 0);
     send(&mut stream, b"hello").await;
     expect_bytes(&mut stream, b"hello").await;

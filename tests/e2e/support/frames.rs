@@ -227,13 +227,13 @@ pub struct RawLink {
 
 impl RawLink {
     /// Dials a gateway that shows a certificate for `server`, as `name`.
-    pub async fn dial(place: &TestFolder, name: &str, at: SocketAddr, server: &str, alpn: &[&str]) -> Self {
-        Self::handshake(Self::tls_connector(place, name, alpn), server, dial(at).await).await
+    pub async fn dial(folder: &TestFolder, name: &str, at: SocketAddr, server: &str, alpn: &[&str]) -> Self {
+        Self::handshake(Self::tls_connector(folder, name, alpn), server, dial(at).await).await
     }
 
     /// With its certificates of now.
-    pub fn tls_connector(place: &TestFolder, name: &str, alpn: &[&str]) -> TlsConnector {
-        let mut config = tls::client(place, name);
+    pub fn tls_connector(folder: &TestFolder, name: &str, alpn: &[&str]) -> TlsConnector {
+        let mut config = tls::client(folder, name);
         config.alpn_protocols = protocols(alpn);
         TlsConnector::from(Arc::new(config))
     }
@@ -465,12 +465,12 @@ pub struct Port {
 }
 
 impl Port {
-    pub async fn new(place: &TestFolder, name: &str, alpn: &[&str]) -> Self {
-        let verifier = WebPkiClientVerifier::builder(Arc::new(tls::roots(place))).build().unwrap();
-        let chain = tls::chain(place, &format!("{name}.pem"));
+    pub async fn new(folder: &TestFolder, name: &str, alpn: &[&str]) -> Self {
+        let verifier = WebPkiClientVerifier::builder(Arc::new(tls::roots(folder))).build().unwrap();
+        let chain = tls::chain(folder, &format!("{name}.pem"));
         let mut config = ServerConfig::builder()
             .with_client_cert_verifier(verifier)
-            .with_single_cert(chain, tls::key(place, &format!("{name}.key")))
+            .with_single_cert(chain, tls::key(folder, &format!("{name}.key")))
             .unwrap();
         config.alpn_protocols = protocols(alpn);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

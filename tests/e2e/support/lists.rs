@@ -8,15 +8,15 @@ use super::gateway::TestFolder;
 pub struct ListMaker<'a>(&'a TestFolder);
 
 impl<'a> ListMaker<'a> {
-    pub fn new(place: &'a TestFolder) -> Self {
+    pub fn new(folder: &'a TestFolder) -> Self {
         fs::write(
-            place.pki("ca.cnf"),
+            folder.pki("ca.cnf"),
             "[ca]\ndefault_ca = own\n[own]\ndatabase = index.txt\ndefault_md = sha256\ndefault_crl_days = 30\n\
              certificate = ca.pem\nprivate_key = ca.key\n",
         )
         .unwrap();
-        fs::write(place.pki("index.txt"), "").unwrap();
-        Self(place)
+        fs::write(folder.pki("index.txt"), "").unwrap();
+        Self(folder)
     }
 
     fn openssl(&self, line: &str) {

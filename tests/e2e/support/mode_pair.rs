@@ -124,24 +124,24 @@ impl<'a> Plan<'a> {
     }
 
     /// Starts the pair with the certificates of a folder, which has those of both halves.
-    pub async fn start_in(&self, place: TestFolder) -> ModePair {
+    pub async fn start_in(&self, folder: TestFolder) -> ModePair {
         let listen = &format!("listen: '{}'", self.link("127.0.0.1:0"));
         let connect = |at: std::net::SocketAddr| format!("connect: '{}'", self.link(&at.to_string()));
         let (dmz, internal) = match self.mode {
-            Mode::Direct => (place.start("direct", &self.direct()), None),
+            Mode::Direct => (folder.start("direct", &self.direct()), None),
             Mode::Forward => {
-                let internal = place.start("internal", &self.internal(listen));
+                let internal = folder.start("internal", &self.internal(listen));
                 let connect = connect(internal.link_port().await);
-                (place.start("dmz", &self.dmz(&connect)), Some(internal))
+                (folder.start("dmz", &self.dmz(&connect)), Some(internal))
             }
             Mode::Reverse => {
-                let dmz = place.start("dmz", &self.dmz(listen));
+                let dmz = folder.start("dmz", &self.dmz(listen));
                 let connect = connect(dmz.link_port().await);
-                let internal = place.start("internal", &self.internal(&connect));
+                let internal = folder.start("internal", &self.internal(&connect));
                 (dmz, Some(internal))
             }
         };
-        let pair = ModePair { place, dmz, internal };
+        let pair = ModePair { folder, dmz, internal };
         pair.ready().await;
         pair
     }
@@ -149,7 +149,7 @@ impl<'a> Plan<'a> {
 
 /// A running set-up, ready for clients.
 pub struct ModePair {
-    pub place: TestFolder,
+    pub folder: TestFolder,
     pub dmz: Gateway,
     pub internal: Option<Gateway>,
 }

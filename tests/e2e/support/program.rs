@@ -23,30 +23,30 @@ const LONG: Duration = Duration::from_secs(30);
 /// A gateway's process; dropping it kills it.
 pub struct Program {
     child: Child,
-    place: TestFolder,
+    folder: TestFolder,
     name: String,
 }
 
 impl Program {
     /// Runs the profile `NAME.yaml` of this text, with this many descriptors, until it answers.
-    pub async fn start(place: &TestFolder, name: &str, text: &str, descriptors: usize) -> Self {
-        let profile = place.profile(name, text);
-        let log = File::create(place.path(&format!("{name}.err"))).unwrap();
+    pub async fn start(folder: &TestFolder, name: &str, text: &str, descriptors: usize) -> Self {
+        let profile = folder.profile(name, text);
+        let log = File::create(folder.path(&format!("{name}.err"))).unwrap();
         let child = Process::new("prlimit")
             .arg(format!("--nofile={descriptors}"))
             .arg(env!("CARGO_BIN_EXE_portcullis"))
             .args(["--no-ui", "--profile"])
             .arg(profile)
             .arg("--admin")
-            .arg(place.path(&format!("{name}.sock")))
-            .env("STATE_DIRECTORY", place.path("state"))
+            .arg(folder.path(&format!("{name}.sock")))
+            .env("STATE_DIRECTORY", folder.path("state"))
             .env_remove("PORTCULLIS_LOG")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
             .unwrap();
-        let program = Self { child, place: place.clone(), name: name.to_owned() };
+        let program = Self { child, folder: folder.clone(), name: name.to_owned() };
         program.until("it answers", |_| true).await;
         program
     }
@@ -59,7 +59,7 @@ impl Program {
     }
 
     pub async fn answer(&self, command: Command) -> Result<CommandAnswer, ClientError> {
-        client::send_command(&self.place.path(&format!("{}.sock", self.name)), command).await
+        client::send_command(&self.folder.path(&format!("{}.sock", self.name)), command).await
     }
 
     async fn ask(&self) -> Option<Arc<Snapshot>> {
@@ -109,7 +109,7 @@ impl Program {
 
     /// What it has written on standard error.
     pub fn log(&self) -> String {
-        fs::read_to_string(self.place.path(&format!("{}.err", self.name))).unwrap()
+        fs::read_to_string(self.folder.path(&format!("{}.err", self.name))).unwrap()
     }
 }
 

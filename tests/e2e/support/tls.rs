@@ -11,27 +11,27 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{gateway::TestFolder, peers::dial};
 
-pub fn chain(place: &TestFolder, file: &str) -> Vec<CertificateDer<'static>> {
-    let text = std::fs::read(place.pki(file)).unwrap();
+pub fn chain(folder: &TestFolder, file: &str) -> Vec<CertificateDer<'static>> {
+    let text = std::fs::read(folder.pki(file)).unwrap();
     rustls_pemfile::certs(&mut text.as_slice()).map(Result::unwrap).collect()
 }
 
-pub fn key(place: &TestFolder, file: &str) -> PrivateKeyDer<'static> {
-    let text = std::fs::read(place.pki(file)).unwrap();
+pub fn key(folder: &TestFolder, file: &str) -> PrivateKeyDer<'static> {
+    let text = std::fs::read(folder.pki(file)).unwrap();
     rustls_pemfile::private_key(&mut text.as_slice()).unwrap().unwrap()
 }
 
-pub fn roots(place: &TestFolder) -> RootCertStore {
+pub fn roots(folder: &TestFolder) -> RootCertStore {
     let mut roots = RootCertStore::empty();
-    roots.add(chain(place, "ca.pem").remove(0)).unwrap();
+    roots.add(chain(folder, "ca.pem").remove(0)).unwrap();
     roots
 }
 
 /// A client that shows the certificate `NAME.pem`.
-pub fn client(place: &TestFolder, name: &str) -> ClientConfig {
+pub fn client(folder: &TestFolder, name: &str) -> ClientConfig {
     ClientConfig::builder()
-        .with_root_certificates(roots(place))
-        .with_client_auth_cert(chain(place, &format!("{name}.pem")), key(place, &format!("{name}.key")))
+        .with_root_certificates(roots(folder))
+        .with_client_auth_cert(chain(folder, &format!("{name}.pem")), key(folder, &format!("{name}.key")))
         .unwrap()
 }
 

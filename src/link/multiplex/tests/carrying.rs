@@ -32,7 +32,7 @@ async fn an_opener_learns_whether_its_session_was_accepted() {
     let answer = timeout(PATIENCE, taken.opener.answered()).await.expect("in time");
     assert!(matches!(answer, OpenAnswer::Taken), "{answer:?}");
     let ((_client, near), counters) = (connected().await, Arc::default());
-    let opened = opener.handle.open(request(), side(near, &counters).into(), place()).await;
+    let opened = opener.handle.open(request(), side(near, &counters).into(), slot()).await;
     let mut refused = opened.expect("the link lives");
     server.incoming().await.refuse(Refusal::Full).await;
     let answer = timeout(PATIENCE, refused.answered()).await.expect("in time");
@@ -146,7 +146,7 @@ async fn a_wire_that_is_cut_at_any_offset_delivers_what_came_before_and_no_clean
             let counters = Arc::new(SessionCounters::default());
             let local = LocalSide { unsent: output[..20].to_vec(), ..side(edge, &counters) };
             let mut opened =
-                opener.handle.open(request(), local.into(), place()).await.expect("the link lives");
+                opener.handle.open(request(), local.into(), slot()).await.expect("the link lives");
             client.write_all(&output[20..]).await.expect("it is taken");
             client.shutdown().await.expect("it ends");
             let arrives = async {
@@ -285,7 +285,7 @@ async fn a_refused_session_gets_back_what_its_client_had_sent() {
     let (mut client, near) = connected().await;
     let counters = Arc::new(SessionCounters::default());
     let local = LocalSide { unsent: b"first ".to_vec(), ..side(near, &counters) };
-    let mut opened = opener.handle.open(request(), local.into(), place()).await.expect("the link lives");
+    let mut opened = opener.handle.open(request(), local.into(), slot()).await.expect("the link lives");
     client.write_all(b"and more").await.expect("it is taken");
     let incoming = server.incoming().await;
     incoming.refuse(Refusal::BackendRefused).await;

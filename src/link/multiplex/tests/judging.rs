@@ -10,7 +10,7 @@ async fn a_lost_link_ends_its_sessions_and_gives_back_what_was_not_sent() {
     for unsent in [&b"answered"[..], b"", b"not answered"] {
         let (client, near) = connected().await;
         let local = LocalSide { unsent: unsent.to_vec(), ..side(near, &Arc::default()) };
-        let opened = opener.handle.open(request(), local.into(), place()).await.expect("the link lives");
+        let opened = opener.handle.open(request(), local.into(), slot()).await.expect("the link lives");
         clients.push(client);
         sessions.push(opened);
     }
@@ -38,14 +38,14 @@ async fn what_a_failing_link_was_not_given_comes_back_for_the_next() {
     let (mut flooding, chunk) = (Vec::new(), vec![7; WINDOW_BYTES]);
     for _ in 0..64 {
         let (mut flood, near) = connected().await;
-        let filling = opener.handle.open(request(), side(near, &Arc::default()).into(), place()).await;
+        let filling = opener.handle.open(request(), side(near, &Arc::default()).into(), slot()).await;
         timeout(PATIENCE, flood.write_all(&chunk)).await.expect("in time").expect("it is taken");
         flooding.push((flood, filling.expect("the link lives")));
     }
     let counters = Arc::new(SessionCounters::default());
     let (mut client, near) = connected().await;
     let local = LocalSide { unsent: b"only".to_vec(), ..side(near, &counters) };
-    let mut session = opener.handle.open(request(), local.into(), place()).await.expect("the link lives");
+    let mut session = opener.handle.open(request(), local.into(), slot()).await.expect("the link lives");
     client.write_all(b" once").await.expect("it is taken");
     client.shutdown().await.expect("it ends");
     drop(peer);
@@ -82,7 +82,7 @@ async fn check_come_back(ours: NetStream, theirs: NetStream) {
     };
     drop(theirs);
     let opens = futures_util::future::join_all((0..3 * COMMANDS_MAX).map(async |_| {
-        match handle.open(request(), local().into(), place()).await {
+        match handle.open(request(), local().into(), slot()).await {
             Err(LinkClosed(local)) => local.unsent,
             Ok(mut session) => {
                 let outcome = session.outcome().await;
@@ -94,7 +94,7 @@ async fn check_come_back(ours: NetStream, theirs: NetStream) {
     }));
     let lost = async {
         while !matches!(link.next_event().await, OwnerEvent::Ended(_)) {}
-        assert!(handle.open(request(), local().into(), place()).await.is_err(), "it takes no more");
+        assert!(handle.open(request(), local().into(), slot()).await.is_err(), "it takes no more");
         drop(link);
     };
     let (back, ()) = timeout(PATIENCE, async { tokio::join!(opens, lost) }).await.expect("in time");
@@ -114,7 +114,7 @@ async fn a_session_whose_answer_and_failure_come_at_once_was_carried() {
         let (mut client, near) = connected().await;
         let mut session = opener
             .handle
-            .open(request(), side(near, &counters).into(), place())
+            .open(request(), side(near, &counters).into(), slot())
             .await
             .expect("the link lives");
         assert_eq!(peer.receive().await, (1, Some(open()), vec![]));
@@ -142,7 +142,7 @@ async fn a_stop_of_this_process_is_not_counted_against_an_answer() {
     let (mut client, near) = connected().await;
     let mut session = opener
         .handle
-        .open(request(), side(near, &Arc::default()).into(), place())
+        .open(request(), side(near, &Arc::default()).into(), slot())
         .await
         .expect("the link lives");
     let others = async {
@@ -170,7 +170,7 @@ async fn looks_that_are_a_little_late_put_no_answer_off() {
     let (_client, near) = connected().await;
     let mut session = opener
         .handle
-        .open(request(), side(near, &Arc::default()).into(), place())
+        .open(request(), side(near, &Arc::default()).into(), slot())
         .await
         .expect("the link lives");
     let passes = async {
@@ -308,7 +308,7 @@ async fn an_open_without_an_answer_is_given_up() {
     let (mut peer, opener) = RawPeer::to(LinkEnd::Opener).await;
     let (_client, near) = connected().await;
     let local = LocalSide { unsent: b"once".to_vec(), ..side(near, &Arc::default()) };
-    let mut session = opener.handle.open(request(), local.into(), place()).await.expect("the link lives");
+    let mut session = opener.handle.open(request(), local.into(), slot()).await.expect("the link lives");
     let began = Instant::now();
     let talks = async {
         loop {
@@ -329,7 +329,7 @@ async fn a_quiet_session_ends_at_its_idle_limit() {
     let ((_client, near), (far, _backend)) = (connected().await, connected().await);
     let limit = Duration::from_secs(60);
     let local = LocalSide { idle: Some(limit), ..side(near, &Arc::default()) };
-    let mut session = opener.handle.open(request(), local.into(), place()).await.expect("the link lives");
+    let mut session = opener.handle.open(request(), local.into(), slot()).await.expect("the link lives");
     let mut attached = server.incoming().await.attach(side(far, &Arc::default()).into()).await;
     let began = Instant::now();
     let (opener, server) = tokio::join!(session.outcome(), attached.outcome());
@@ -376,7 +376,7 @@ async fn a_link_that_leaves_ends_with_its_last_session() {
     opener.handle.leave(FrameType::Retire).await;
     let (_client, near) = connected().await;
     let mut timed_out =
-        opener.handle.open(request(), side(near, &Arc::default()).into(), place()).await.expect("it lives");
+        opener.handle.open(request(), side(near, &Arc::default()).into(), slot()).await.expect("it lives");
     let outcome = timeout(PATIENCE, timed_out.outcome()).await.expect("in time");
     assert!(matches!(outcome.how, SessionFate::Unsent) && outcome.stream.is_some(), "{:?}", outcome.how);
     session.client.write_all(b"on it goes").await.expect("it is taken");

@@ -34,7 +34,7 @@ use crate::{
     link::{
         Peer,
         link_table::next_link_id,
-        load::{LinkLoad, SessionPlace},
+        load::{LinkLoad, SessionSlot},
     },
     net::{read_ahead::ReadAhead, stream::NetStream},
     profile::ServiceName,
@@ -157,7 +157,7 @@ async fn pair() -> (Served, Served) {
     (serve(NetStream::Tcp(one), LinkEnd::Opener), serve(NetStream::Tcp(other), LinkEnd::Server))
 }
 
-/// The same inside TLS, like real links.
+/// A pair of ends inside TLS, like real links.
 async fn pair_in_tls() -> (Served, Served) {
     let (one, other) = connected_in_tls().await;
     (serve(one, LinkEnd::Opener), serve(other, LinkEnd::Server))
@@ -190,7 +190,7 @@ fn side(stream: TcpStream, counters: &Arc<SessionCounters>) -> LocalSide {
     LocalSide { stream, unsent: Vec::new(), counters: counters.clone(), idle: None, cause_of }
 }
 
-fn place() -> SessionPlace {
+fn slot() -> SessionSlot {
     LinkLoad::new(1).take().expect("the only one")
 }
 
@@ -206,11 +206,8 @@ struct Session {
 async fn session(opener: &Served, server: &mut Served) -> Session {
     let ((client, near), (far, backend)) = (connected().await, connected().await);
     let counters = [Arc::new(SessionCounters::default()), Arc::new(SessionCounters::default())];
-    let opened = opener
-        .handle
-        .open(request(), side(near, &counters[0]).into(), place())
-        .await
-        .expect("the link lives");
+    let opened =
+        opener.handle.open(request(), side(near, &counters[0]).into(), slot()).await.expect("the link lives");
     let incoming = server.incoming().await;
     let attached = incoming.attach(side(far, &counters[1]).into()).await;
     Session { client, backend, opener: opened, server: attached, counters }

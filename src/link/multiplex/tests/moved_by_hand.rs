@@ -13,7 +13,7 @@ struct Target(LinkHandle, Arc<LinkLoad>);
 
 impl MoveTargets for Target {
     fn next_target(&self) -> Option<MoveTarget> {
-        Some(MoveTarget { handle: self.0.clone(), place: self.1.take()? })
+        Some(MoveTarget { handle: self.0.clone(), slot: self.1.take()? })
     }
 }
 
@@ -235,8 +235,8 @@ async fn thousands_of_moves_change_nothing_and_leave_nothing_behind() {
 async fn a_link_takes_no_more_moved_sessions_than_twice_what_it_carries() {
     let mut carried = Carried::new().await;
     let (mut next, mut server) = carried.other_link().await;
-    let places: Vec<_> = std::iter::from_fn(|| server.load.take_for_move()).collect();
-    assert_eq!(places.len(), 2 * server.load.max());
+    let slots: Vec<_> = std::iter::from_fn(|| server.load.take_for_move()).collect();
+    assert_eq!(slots.len(), 2 * server.load.max());
     let (_, _, ticket) = carried.moves(0).await;
     next.send(1, resume(0, 1, ticket)).await;
     breaks(&mut server, PeerViolation::TooMany("sessions moved to one link")).await;
@@ -246,8 +246,8 @@ async fn a_link_takes_no_more_moved_sessions_than_twice_what_it_carries() {
 async fn moving_opener(process: &LinksOfProcess) -> (RawPeer, Served, TcpStream, SessionHandle) {
     let (mut peer, opener) = RawPeer::to_process(LinkEnd::Opener, process).await;
     let (client, near) = connected().await;
-    let place = opener.load.take().expect("it is empty");
-    let opened = opener.handle.open(request(), side(near, &Arc::default()).into(), place).await;
+    let slot = opener.load.take().expect("it is empty");
+    let opened = opener.handle.open(request(), side(near, &Arc::default()).into(), slot).await;
     assert!(matches!(peer.receive().await.1, Some(LinkFrame::Open(_))));
     peer.send(1, LinkFrame::Opened).await;
     let mut session = opened.expect("the link lives");

@@ -18,7 +18,7 @@ impl MoveTargets for Targets {
     fn next_target(&self) -> Option<MoveTarget> {
         let open = self.0.iter().filter(|(handle, _)| handle.takes_sessions());
         let target = |(handle, load): &(LinkHandle, Arc<LinkLoad>)| {
-            Some(MoveTarget { handle: handle.clone(), place: load.take()? })
+            Some(MoveTarget { handle: handle.clone(), slot: load.take()? })
         };
         open.filter_map(target).next()
     }
@@ -213,13 +213,13 @@ async fn without_another_link_sessions_stay_until_there_is_one() {
     let ends = Ends::default();
     let (mut old, full) = (ends.link().await, ends.link().await);
     let mut session = answered(&old.0, &mut old.1).await;
-    let places: Vec<_> = std::iter::from_fn(|| full.0.load.take()).collect();
+    let slots: Vec<_> = std::iter::from_fn(|| full.0.load.take()).collect();
     old.0.moves.send(Targets::of(&[&full.0])).await.expect("it lives");
     for _ in 0..50 {
         exchange(&mut session.client, &mut session.backend, b"stays").await;
     }
     assert_eq!(session.counters[0].via(), None);
-    drop(places);
+    drop(slots);
     // With the next check.
     assert_eq!(old.0.ended().await, LinkLoss::Closed);
     assert_eq!(session.counters[0].via(), Some(full.0.handle.id()));
@@ -231,7 +231,7 @@ async fn a_session_that_is_not_answered_moves_after_its_answer() {
     let ends = Ends::default();
     let (mut old, next) = (ends.link().await, ends.link().await);
     let ((mut client, near), (far, mut backend)) = (connected().await, connected().await);
-    let opened = old.0.handle.open(request(), side(near, &Arc::default()).into(), place()).await;
+    let opened = old.0.handle.open(request(), side(near, &Arc::default()).into(), slot()).await;
     let mut opened = opened.expect("the link lives");
     let incoming = old.1.incoming().await;
     client.write_all(b"early").await.expect("it is taken");
