@@ -9,7 +9,11 @@ pub mod profile_folders;
 mod remote;
 mod verify;
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
 
 use anyhow::{anyhow, bail};
 use clap::CommandFactory;
@@ -98,12 +102,7 @@ pub async fn run(cli: &Cli, action: &CliAction) -> anyhow::Result<ExitCode> {
         CliAction::Certs { out, dmz, internal, client, renew, revoke } => {
             let (dmz, internal, clients) = (dmz.clone(), internal.clone(), client.clone());
             let request = CertsRequest { dmz, internal, clients, renew: *renew, revoke: revoke.clone() };
-            let report = certs::run(out, &request)?;
-            report.done.iter().try_for_each(print_line)?;
-            report.left.iter().for_each(print_note);
-            if !report.left.is_empty() {
-                return Ok(ExitCode::from(exit::FAILED));
-            }
+            return make_certificates(out, &request);
         }
         CliAction::Init(options) => return Ok(init::run(options, cli.mode)?),
         CliAction::Schema => print_line(format_args!("{:#}", profile::schema()))?,
@@ -113,6 +112,13 @@ pub async fn run(cli: &Cli, action: &CliAction) -> anyhow::Result<ExitCode> {
         CliAction::Man => print(&String::from_utf8_lossy(&manual::page()?))?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn make_certificates(out: &Path, request: &CertsRequest) -> anyhow::Result<ExitCode> {
+    let report = certs::run(out, request)?;
+    report.done.iter().try_for_each(print_line)?;
+    report.left.iter().for_each(print_note);
+    Ok(if report.left.is_empty() { ExitCode::SUCCESS } else { exit::FAILED.into() })
 }
 
 fn print_completions(shell: clap_complete::Shell) -> Result<(), OutputError> {

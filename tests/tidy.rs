@@ -6,8 +6,6 @@
 mod circles;
 #[path = "tidy/comments.rs"]
 mod comments;
-#[path = "tidy/durations.rs"]
-mod durations;
 #[path = "tidy/errors.rs"]
 mod errors;
 #[path = "tidy/hashers.rs"]

@@ -18,7 +18,7 @@ pub enum LockRefusal {
     )]
     OtherHalf { locked: Half, mode: Mode },
     #[error("this process is locked, and opens no Unix socket: {0} takes a restart with that profile")]
-    UnixBackend(Backend),
+    UnixBackend(Box<Backend>),
     #[error(
         "this process is locked, and writes in the folders that it knew at its start: {} takes a restart with that \
          profile",

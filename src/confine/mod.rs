@@ -199,7 +199,7 @@ impl ProcessLock {
         if let Some(LockedHalf { unix: UnixSockets::Refused, .. }) = self.half
             && let Some(backend) = unix_backend(profile)
         {
-            return Some(LockRefusal::UnixBackend(backend.clone()));
+            return Some(LockRefusal::UnixBackend(Box::new(backend.clone())));
         }
         if let Some(why) = self.folders().and_then(|folders| folders.refusal(profile)) {
             return Some(why);

@@ -250,7 +250,7 @@ impl LinkGuard {
         counts.peer_lost_at_us.store(0, Ordering::Relaxed);
         counts.drains.store(false, Ordering::Relaxed);
         let (key, entry) = counts.table.add();
-        Self { counts: counts.clone(), activity: LinkActivity::Ready, key, entry, permit: permit }
+        Self { counts: counts.clone(), activity: LinkActivity::Ready, key, entry, permit }
     }
 
     /// The guard of a link that was dialled for one session.

@@ -20,8 +20,7 @@ impl ResolvedNames {
     /// Looks up the names among `wanted`, all at once, within the deadline.
     pub async fn look_up(names: &NameResolver, wanted: Vec<HostPort>, within: Duration) -> Self {
         let look_up = async |at: HostPort| {
-            let found =
-                timeout(within, names.resolve(&at)).await.unwrap_or_else(|_| Err(ResolveError::Late(within)));
+            let found = timeout(within, names.resolve(&at)).await.unwrap_or(Err(ResolveError::Late(within)));
             (at.host, found)
         };
         let named = wanted.into_iter().filter(|at| !needs_no_look_up(at));

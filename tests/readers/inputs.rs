@@ -269,6 +269,7 @@ pub fn admin() -> Rows {
     let sent = |texts: &[&[u8]]| texts.iter().flat_map(|text| length_prefixed(text)).collect::<Vec<_>>();
     let long = |count: usize| format!("{{\"kill\":{{\"session\":\"{}\"}}}}", "x".repeat(count));
     const END: &str = "it closed without an answer";
+    const UNFINISHED: &str = "it closed in the middle of a message, or is not a Portcullis admin socket";
     vec![
         ("nothing", vec![], END),
         ("watch", sent(&[b"\"watch\""]), "Watch, it closed without an answer"),
@@ -298,8 +299,8 @@ pub fn admin() -> Rows {
         ("long", sent(&[long(60_000).as_bytes()]), END),
         ("too-long", vec![0, 1, 0, 1], "a message is longer than 65536 bytes"),
         ("length-alone", vec![0xff, 0xff, 0xff, 0xff], "a message is longer than 65536 bytes"),
-        ("cut-in-length", vec![0, 0], "it closed in the middle of a message"),
-        ("cut", sent(&[b"\"status\""])[..7].to_vec(), "it closed in the middle of a message"),
+        ("cut-in-length", vec![0, 0], UNFINISHED),
+        ("cut", sent(&[b"\"status\""])[..7].to_vec(), UNFINISHED),
     ]
 }
 

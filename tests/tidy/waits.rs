@@ -29,6 +29,7 @@ const MAY_SLEEP: &[(&str, &[&str])] = &[
             "tests/e2e/switch.rs",
             "tests/foreign/clients.rs",
             "tests/foreign/reuse.rs",
+            "tests/netns/flood.rs",
             "tests/netns/names.rs",
             "tests/pictures/shop.rs",
             "tests/pictures/walk.rs",
@@ -38,7 +39,12 @@ const MAY_SLEEP: &[(&str, &[&str])] = &[
     ),
     (
         "a process or a peer stands still for a time that must not be too long, or must be",
-        &["tests/cli/service_manager.rs", "tests/cli/stopped_processes.rs", "tests/e2e/links/liveness.rs"],
+        &[
+            "tests/cli/service_manager.rs",
+            "tests/cli/stopped_processes.rs",
+            "tests/e2e/links/liveness.rs",
+            "tests/netns/wire_stalls.rs",
+        ],
     ),
     ("something is measured for a time", &["tests/cli/descriptors.rs", "tests/terminal.rs"]),
     ("nothing may happen until a deadline", &["tests/e2e/links/dialled.rs"]),

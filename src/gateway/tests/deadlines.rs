@@ -24,7 +24,7 @@ use crate::{
         liveness::{LinkLiveness, LivenessVerdict, PING_INTERVAL, PONG_TIMEOUT, WriteState},
         multiplex::{
             handle::{LinkLoss, LocalSide, SessionFate},
-            parked::PARKED,
+            parked::PARKED_TIMEOUT,
             receiving::FRAME_TIMEOUT,
             timing::OPEN_TIMEOUT,
         },
@@ -85,7 +85,11 @@ const DEADLINES: &[DeadlineRow] = &[
         value: tcp::ACK_TIMEOUT,
         check: |value| Box::pin(check_acknowledged(value)),
     },
-    DeadlineRow { name: "parked session", value: PARKED, check: |value| Box::pin(check_parked(value)) },
+    DeadlineRow {
+        name: "parked session",
+        value: PARKED_TIMEOUT,
+        check: |value| Box::pin(check_parked(value)),
+    },
     DeadlineRow {
         name: "lingering close",
         value: LINGERING_CLOSE_TIMEOUT,

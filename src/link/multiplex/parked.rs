@@ -1,8 +1,8 @@
 //! At a server: sessions that have left one link of a peer and not come to another one yet.
 //!
-//! All links of this process share them. A session is known by its number and by a secret ticket, which only the opener
-//! that moved it has. It waits for [`PARKED`] at most, and its owner may cut it meanwhile. One that is over is remembered
-//! for as long again: its opener may be about to go on with it, which is no mistake of its.
+//! All links of this process share them. A session is known by its number and by a secret ticket, which only the
+//! opener that moved it has. It waits for [`PARKED_TIMEOUT`] at most, and its owner may cut it meanwhile. One that is
+//! over is remembered for as long again: its opener may be about to go on with it, which is not its mistake.
 
 use std::{
     future::poll_fn,
@@ -27,7 +27,7 @@ use crate::{
 
 /// How long a session waits for its opener to go on with it. Any link that could still bring that has shown by then
 /// whether it is alive.
-pub const PARKED: Duration = Duration::from_secs(30);
+pub const PARKED_TIMEOUT: Duration = Duration::from_secs(30);
 /// How many sessions of one name may wait. Beyond that they stay where they are until others have gone on.
 pub const PARKED_MAX: usize = 1024;
 
@@ -103,14 +103,14 @@ impl ParkedSessions {
     }
 
     async fn watch(&self, ticket: MoveTicket) {
-        let is_cut = timeout(PARKED, poll_fn(|cx| self.poll_cut(ticket, cx))).await;
+        let is_cut = timeout(PARKED_TIMEOUT, poll_fn(|cx| self.poll_cut(ticket, cx))).await;
         let (cause, how) = match is_cut {
             Ok(cause) => (cause, SessionFate::Reset(cause)),
             Err(_) => (CutCause::Other, SessionFate::LinkLost(LinkLoss::Cut)),
         };
         let ended = self.lock().get_mut(&ticket).and_then(|parked| parked.state.take(cause));
         end(ended, how);
-        sleep(PARKED).await;
+        sleep(PARKED_TIMEOUT).await;
         self.lock().remove(&ticket);
     }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    link::multiplex::{moving::MoveTarget, parked::PARKED},
+    link::multiplex::{moving::MoveTarget, parked::PARKED_TIMEOUT},
     proto::multiplex::frame::MoveTicket,
 };
 
@@ -116,7 +116,10 @@ async fn a_session_that_does_not_go_on_ends_in_time_or_by_its_owner_or_by_a_rese
     tokio::time::resume();
     assert!(matches!(how, SessionFate::LinkLost(_)), "{how:?}");
     let took = began.elapsed();
-    assert!(took > PARKED - Duration::from_secs(1) && took < PARKED + Duration::from_secs(1), "{took:?}");
+    assert!(
+        took > PARKED_TIMEOUT - Duration::from_secs(1) && took < PARKED_TIMEOUT + Duration::from_secs(1),
+        "{took:?}"
+    );
     assert_eq!(parked.count(), 0);
 
     let mut cut = Carried::new().await;
