@@ -222,7 +222,7 @@ pub struct LinkGuard {
 }
 
 /// ```text
-/// ready ◄─► brimming ◄─► full
+/// ready ◄─► nearly full ◄─► full
 ///   └──────────┴──────────┴─► leaving
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,5 +1,5 @@
-//! How busy a link is: the sessions on it, compared with how many it carries at once. A brimming link is one that is
-//! three quarters full: from then on it does not count as ready, so another one is dialled.
+//! How busy a link is: the sessions on it, compared with how many it carries at once. A link is nearly
+//! full when it is three quarters full: from then on it does not count as ready, so another one is dialled.
 
 use std::sync::{
     Arc, Mutex, PoisonError,
@@ -37,10 +37,10 @@ pub enum LinkFillLevel {
 /// A session's place on a link; given back when it is dropped. None is opened without one:
 ///
 /// ```
-/// use portcullis::{link::{load::SessionPlace, multiplex::handle::*}, proto::multiplex::open::OpenRequest};
+/// use portcullis::{link::{load::SessionSlot, multiplex::handle::*}, proto::multiplex::open::OpenRequest};
 ///
-/// async fn open(link: &LinkHandle, request: OpenRequest, client: Box<LocalSide>, place: SessionPlace) {
-///     link.open(request, client, place).await;
+/// async fn open(link: &LinkHandle, request: OpenRequest, client: Box<LocalSide>, slot: SessionSlot) {
+///     link.open(request, client, slot).await;
 /// }
 /// ```
 ///

@@ -17,6 +17,7 @@ use super::{
     idle_link::{IdleLink, RemovedReason},
     link_guard::{LinkActivity, LinkCounters, LinkGuard},
     link_services::LinkServices,
+    load::LinkFillLevel,
     multiplex::moving::MoveTarget,
     peer_record::PeerRecord,
     session_side::LinkSlot,
@@ -154,9 +155,11 @@ impl PeerLinks {
     }
 
     /// A place for a session that leaves another link of it: on the least busy one, whatever that serves, because the
-    /// session was granted before.
+    /// session was granted before. None while the others are nearly full: new sessions need the rest, until there is
+    /// another link.
     pub fn move_target(&self) -> Option<MoveTarget> {
-        let link = self.shared.all().filter(|link| link.handle.takes_sessions());
+        let has_room = |link: &&SharedLink| link.load.fill_level() == LinkFillLevel::Much;
+        let link = self.shared.all().filter(|link| link.handle.takes_sessions()).filter(has_room);
         let link = link.min_by_key(|link| link.load.sessions())?;
         Some(MoveTarget { handle: link.handle.clone(), slot: link.load.take()? })
     }

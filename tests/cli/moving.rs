@@ -39,6 +39,15 @@ fn wait_moved(gateway: &Gateway<'_>, before: &[u64], sessions: usize) {
     });
 }
 
+/// Asks the streams to stop when a test is over or has failed.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// What is sent in a round.
 fn block(seed: u64) -> Vec<u8> {
     (0..BLOCK as u64).map(|at| ((at * 31 + seed) ^ (at >> 9)) as u8).collect()
@@ -83,6 +92,8 @@ fn sessions_go_on_over_new_links_when_certificates_are_renewed() {
     let connect = || TcpStream::connect(pair.dmz.accept("echo")).expect("the port is open");
     let stops = AtomicBool::new(false);
     thread::scope(|scope| {
+        // Whatever fails below, the streams end.
+        let _stop = StopOnDrop(&stops);
         let streaming: Vec<_> = (0..2).map(|_| scope.spawn(|| streams(connect(), &stops))).collect();
         let mut quiet = connect();
         echoes(&mut quiet, b"before");

@@ -8,14 +8,17 @@
 //! ```
 //!
 //! Meanwhile the session stands still for about one round trip. Credit begins again, so that each link's budget covers
-//! what waits on it. A server whose backend has much to take answers once it has: until then the session stays.
+//! what waits on it. A server whose backend has much to take waits a moment until it has. If it does not, or if too many
+//! sessions are parked, the server answers `opened` instead: then the session stays here, and the opener asks again with
+//! a later check.
 
 use std::{
     fmt,
     sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
-use foldhash::HashSet;
+use foldhash::HashMap;
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{
@@ -38,6 +41,9 @@ use crate::{
 
 /// How many moves of one link are begun at once; each that is answered makes room for another.
 const MOVES_AT_ONCE: usize = 32;
+/// How long a server waits at least for a backend to take what has come, before it keeps the session. Its opener sends
+/// nothing meanwhile, and the backend may be waiting for just that.
+const DRAIN_WAIT_MIN: Duration = Duration::from_secs(1);
 
 /// Finds links for the sessions of one that leaves.
 pub trait MoveTargets: fmt::Debug + Send + Sync {
@@ -61,8 +67,8 @@ pub(super) struct Moves {
     candidates: Vec<u32>,
     /// How many more may be begun before an answer, or the next check.
     may_begin: usize,
-    /// At a server: sessions whose `move` waits for its answer.
-    unanswered: HashSet<u32>,
+    /// At a server: sessions whose `move` waits for their backends, and since when.
+    unanswered: HashMap<u32, Instant>,
     /// The certificate of the other end is revoked, so no session may come here.
     pub is_revoked: bool,
 }
@@ -117,10 +123,11 @@ impl MultiplexedLink {
         let _ = self.check_moves();
     }
 
-    /// Begins and answers moves that could not be begun or answered before.
+    /// Begins moves that could not be begun before, and keeps sessions here whose backends take nothing.
     pub(super) fn check_moves(&mut self) -> Result<(), LinkLoss> {
-        for number in std::mem::take(&mut self.moves.unanswered) {
-            self.answer_move(number)?;
+        let is_late = |_: &u32, since: &mut Instant| since.elapsed() >= DRAIN_WAIT_MIN;
+        for (number, _) in self.moves.unanswered.extract_if(is_late).collect::<Vec<_>>() {
+            self.send(LinkFrame::Opened, number)?;
         }
         if self.moves.targets.is_some() {
             self.moves.candidates = self.table.numbers();
@@ -194,20 +201,29 @@ impl MultiplexedLink {
             // It is reset in its turn.
             return Ok(());
         }
-        let peer = self.peer.label();
-        let ticket = if held <= WINDOW_BYTES { self.parked.ticket(&peer) } else { None };
-        let Some(ticket) = ticket else {
-            self.moves.unanswered.insert(number);
+        if held > WINDOW_BYTES {
+            self.moves.unanswered.entry(number).or_insert_with(Instant::now);
             return Ok(());
+        }
+        self.moves.forget(number);
+        let Some(ticket) = self.parked.ticket(&self.peer) else {
+            return self.send(LinkFrame::Opened, number);
         };
         let channel = &mut entry.channel;
         channel.receive.restart(held);
         let (sent, credit) = (channel.send.sent(), channel.receive.open() as u32);
         self.send(LinkFrame::Move { sent, credit, ticket }, number)?;
         if let Some(entry) = self.move_out(number, stage) {
-            self.parked.park(ticket, number, (peer, self.id), entry);
+            self.parked.park(ticket, number, (self.peer.clone(), self.id), entry);
         }
         Ok(())
+    }
+
+    /// At an opener: the server keeps a session on this link.
+    pub(super) fn keep_session(&mut self, number: u32) -> Result<(), LinkLoss> {
+        self.line_up(number);
+        self.moves.may_begin = MOVES_AT_ONCE.min(self.moves.may_begin + 1);
+        self.begin_moves()
     }
 
     /// At an opener: all of a session is here, and the server waits for it on another link.
@@ -240,6 +256,7 @@ impl MultiplexedLink {
         let is_open = matches!(self.closing, Closing::Running | Closing::Leaving);
         if !is_open
             || self.moves.is_revoked
+            || self.outgoing.is_full()
             || !moved.entry.channel.receive.change_budget(self.table.budget())
         {
             moved.go_back();

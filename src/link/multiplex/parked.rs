@@ -21,6 +21,7 @@ use super::{
     table::TableEntry,
 };
 use crate::{
+    link::Peer,
     proto::multiplex::frame::{CutCause, MoveTicket},
     tasks::Tasks,
 };
@@ -28,7 +29,7 @@ use crate::{
 /// How long a session waits for its opener to go on with it. Any link that could still bring that has shown by then
 /// whether it is alive.
 pub const PARKED_TIMEOUT: Duration = Duration::from_secs(30);
-/// How many sessions of one name may wait. Beyond that they stay where they are until others have gone on.
+/// How many sessions of one gateway may wait. Beyond that they stay where they are until others have gone on.
 pub const PARKED_MAX: usize = 1024;
 
 /// The waiting sessions of all peers.
@@ -41,8 +42,7 @@ pub struct ParkedSessions {
 #[derive(Debug)]
 struct ParkedSession {
     number: u32,
-    /// The name of its peer.
-    peer: Arc<str>,
+    peer: Peer,
     /// The link that it has left, by its number in this process.
     from: u64,
     state: ParkedState,
@@ -76,9 +76,10 @@ impl ParkedState {
 }
 
 impl ParkedSessions {
-    /// A ticket for one more session of a peer; none if too many wait.
-    pub(super) fn ticket(&self, peer: &str) -> Option<MoveTicket> {
-        let waiting = self.lock().values().filter(|parked| *parked.peer == *peer).count();
+    /// A ticket for one more session of a gateway; none if too many of it wait.
+    pub(super) fn ticket(&self, peer: &Peer) -> Option<MoveTicket> {
+        let is_its = |other: &Peer| other.is_same_gateway(peer) && other.instance == peer.instance;
+        let waiting = self.lock().values().filter(|parked| is_its(&parked.peer)).count();
         let mut ticket = MoveTicket::default();
         let is_made = waiting < PARKED_MAX && aws_lc_rs::rand::fill(&mut ticket).is_ok();
         is_made.then_some(ticket)
@@ -89,7 +90,7 @@ impl ParkedSessions {
         self: &Arc<Self>,
         ticket: MoveTicket,
         number: u32,
-        (peer, from): (Arc<str>, u64),
+        (peer, from): (Peer, u64),
         entry: Box<TableEntry<LinkedSession>>,
     ) {
         let gone_on = CancellationToken::new();

@@ -202,6 +202,8 @@ impl MultiplexedLink {
         };
         let (stage, row) = (entry.channel.stage(), &mut entry.row);
         match frame {
+            // It has been opened before, and was about to move.
+            LinkFrame::Opened if row.unanswered.is_none() => return self.keep_session(number),
             LinkFrame::Opened => {
                 if let Some(open) = &row.unanswered {
                     self.timers.remove_answer(open.answer_by, number);

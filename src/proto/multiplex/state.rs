@@ -4,6 +4,7 @@
 //! link:    awaiting offer ─hello─► awaiting grant ─hello─► running ─opener's drain, retire─► leaving
 //! session: (open) ─► opening ─opened─► carrying ─end─► … ─end─► closed
 //!                                      carrying … ─opener's move─► moving … ─server's move─► closed here
+//!                                                                 moving … ─server's opened─► carrying …
 //! ```
 //!
 //! Each end follows them for what it sends and what it receives, in its own order. The tables apply to both,
@@ -168,7 +169,8 @@ pub enum SessionStage {
     /// The server has ended its direction.
     ServerEnded,
     /// The opener has sent all that it sends here, and the session goes on over another link once the server has
-    /// too. Until then only a reset or credit comes from the opener.
+    /// too. Until then only a reset or credit comes from the opener. With another `opened` the server keeps the session
+    /// here.
     Moving,
     MovingOpenerEnded,
     MovingServerEnded,
@@ -220,6 +222,9 @@ impl SessionStage {
             (Self::Moving | Self::MovingOpenerEnded | Self::MovingServerEnded, Server, FrameType::Move) => {
                 Self::Closed
             }
+            (Self::Moving, Server, FrameType::Opened) => Self::Carrying,
+            (Self::MovingOpenerEnded, Server, FrameType::Opened) => Self::OpenerEnded,
+            (Self::MovingServerEnded, Server, FrameType::Opened) => Self::ServerEnded,
             (Self::Moving | Self::MovingOpenerEnded | Self::MovingServerEnded, _, _) => return None,
         })
     }

@@ -292,6 +292,19 @@ async fn an_opener_sends_nothing_behind_its_move_and_takes_what_comes_before_the
 }
 
 #[tokio::test]
+async fn an_opener_goes_on_where_the_server_keeps_the_session() {
+    let process = LinksOfProcess::default();
+    let (mut peer, opener, mut client, _session) = moving_opener(&process).await;
+    let (_other, next) = RawPeer::to_process(LinkEnd::Opener, &process).await;
+    asks_to_move(&mut peer, &opener, &next).await;
+    client.write_all(b"up").await.expect("it is taken");
+    peer.send(1, LinkFrame::Opened).await;
+    assert_eq!(peer.receive().await, (1, None, b"up".to_vec()), "with the credit that it had");
+    peer.send_data(1, b"down").await;
+    reads(&mut client, b"down").await;
+}
+
+#[tokio::test]
 async fn a_session_whose_other_link_is_gone_stays_on_its_own() {
     let process = LinksOfProcess::default();
     let (mut peer, opener, mut client, _session) = moving_opener(&process).await;
