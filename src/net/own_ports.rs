@@ -30,8 +30,11 @@ use tokio::{
 use super::listen::ListenerAddresses;
 use crate::profile::ServiceName;
 
-/// A connection to a port of this process is accepted within this time.
+/// A connection to a port of this process is accepted within this time, unless its clients are at their bound.
 const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(2);
+/// Whoever gives up a connection sooner than that has still learnt, after this time, that it leads elsewhere. A check
+/// that has less time than a dial would otherwise never get further.
+const UNCLAIMED_DELAY: Duration = Duration::from_millis(250);
 /// How long an address that leads elsewhere is dialled without asking again.
 const ELSEWHERE_TTL: Duration = Duration::from_secs(300);
 
@@ -84,19 +87,16 @@ impl ServicePorts {
         let from = source.map_or_else(|| dialled_from(to.ip()), Ok)?;
         let socket = if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
         socket.bind(SocketAddr::new(from, 0))?;
-        let (announcement, came_in) = self.announced.announce(socket.local_addr()?);
+        let (mut announcement, came_in) = self.announced.announce(socket.local_addr()?);
         let connected = socket.connect(to).await;
+        announcement.connected = connected.is_ok().then(|| (to, Instant::now()));
         // One that was closed at once may fail with that; it was claimed before.
         let within = if connected.is_ok() { ARRIVAL_TIMEOUT } else { Duration::ZERO };
         let came_in = matches!(timeout(within, came_in).await, Ok(Ok(())));
         drop(announcement);
         match came_in {
             true => Ok(None),
-            false => {
-                let stream = connected?;
-                self.announced.note_elsewhere(to);
-                Ok(Some(stream))
-            }
+            false => connected.map(Some),
         }
     }
 }
@@ -112,10 +112,12 @@ struct AnnouncedDials {
     elsewhere: Mutex<HashMap<SocketAddr, Instant>>,
 }
 
-/// Ends the announcement of a dial when dropped.
+/// Ends the announcement of a dial when dropped, and notes what nobody has claimed.
 struct DialAnnouncement<'a> {
     dials: &'a AnnouncedDials,
     from: SocketAddr,
+    /// To where it is connected, and since when.
+    connected: Option<(SocketAddr, Instant)>,
 }
 
 impl AnnouncedDials {
@@ -124,7 +126,7 @@ impl AnnouncedDials {
         let (claimed, came_in) = oneshot::channel();
         self.under_way().insert(from, claimed);
         self.count.fetch_add(1, Ordering::SeqCst);
-        (DialAnnouncement { dials: self, from }, came_in)
+        (DialAnnouncement { dials: self, from, connected: None }, came_in)
     }
 
     fn claim(&self, client: SocketAddr) -> bool {
@@ -160,7 +162,13 @@ impl AnnouncedDials {
 impl Drop for DialAnnouncement<'_> {
     fn drop(&mut self) {
         self.dials.count.fetch_sub(1, Ordering::SeqCst);
-        self.dials.under_way().remove(&self.from);
+        let is_unclaimed = self.dials.under_way().remove(&self.from).is_some();
+        if let Some((to, since)) = self.connected
+            && is_unclaimed
+            && since.elapsed() >= UNCLAIMED_DELAY
+        {
+            self.dials.note_elsewhere(to);
+        }
     }
 }
 
@@ -260,7 +268,9 @@ mod tests {
             assert!(!own.may_include(to), "for a while nobody asks again");
             tokio::time::advance(ELSEWHERE_TTL).await;
         }
-        ports.announced.note_elsewhere(to);
+        // A check that gives up after a second has still learnt it.
+        let given_up = timeout(Duration::from_secs(1), own.dial_elsewhere(None, to)).await;
+        assert!(given_up.is_err() && !own.may_include(to));
         ports.set(HashMap::new());
         assert!(own.may_include(to), "other ports may be there now");
     }
