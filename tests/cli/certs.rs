@@ -73,9 +73,9 @@ fn a_pair_that_is_none_is_named_and_not_taken_for_complete() {
         sent.err
     };
     folder.write("pki/dmz.key", "");
-    assert!(ask(&[]).contains("pki/dmz.key: it holds no private key; mend or remove it"));
+    assert!(ask(&[]).contains("pki/dmz.key: it holds no private key; fix or remove it"));
     folder.write("pki/dmz.pem", "no certificate");
-    assert!(ask(&[]).contains("pki/dmz.pem: it holds no certificate; mend or remove it"));
+    assert!(ask(&[]).contains("pki/dmz.pem: it holds no certificate; fix or remove it"));
     for only in [&[][..], &["--dmz", "dmz"]] {
         let reported = ask(&[&["--renew"], only].concat());
         assert!(
@@ -153,7 +153,7 @@ fn certs_renews_what_ends_and_keeps_what_it_was() {
     let all = run(&folder, &["certs", "--out", "pki", "--renew"]);
     assert_eq!(all.code, Some(1), "what is not renewed is reported: {}", all.out);
     assert!(all.out.contains("renewed pki/ended.pem"), "{}", all.out);
-    assert!(all.err.contains("keyless.pem: ends on") && all.err.contains("keyless.key"), "{}", all.err);
+    assert!(all.err.contains("keyless.pem: expires on") && all.err.contains("keyless.key"), "{}", all.err);
 }
 
 #[test]

@@ -72,7 +72,7 @@ fn a_wall_clock_that_jumps_cuts_no_session_and_keeps_nobody_out() {
             if is_judged {
                 // It has noticed: a certificate has ended, or has not after all.
                 until("the certificate is judged again", SOON, || {
-                    gateway.log()[before..].contains("has ended").then_some(())
+                    gateway.log()[before..].contains("has expired").then_some(())
                 });
             }
             assert_eq!(ended_otherwise(&gateway.status()), Vec::<&Value>::new(), "{jump}");

@@ -297,7 +297,7 @@ fn what_the_lock_refuses_later_is_reported_by_its_name_and_once() {
     folder.write("internal.yaml", &format!("confine: off\n{half}"));
     done(&folder, "internal", &["reload"]);
     pair.dmz.wait_healthy();
-    let words = "the lock of this process refuses `bind`";
+    let words = "`bind` is blocked by the lock of this process";
     for _ in 0..2 {
         let mut client = connect(pair.dmz.accept("orders"));
         assert!(crate::is_reset(&client.read(&mut [0])), "it was served");

@@ -213,7 +213,7 @@ fn an_unwritable_lock_still_applies_and_is_reported_and_a_dmz_half_refuses() {
     for args in [&["lockdown", "orders"][..], &["lockdown"], &["unlock"]] {
         let refused = run(&folder, &[args, &["--admin", "run/dmz.sock"]].concat());
         assert_eq!(refused.code, Some(1), "{args:?}: {}", refused.out);
-        assert!(refused.err.contains("no internal half"), "{}", refused.err);
+        assert!(refused.err.contains("only an internal half can lock"), "{}", refused.err);
     }
 }
 

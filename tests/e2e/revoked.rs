@@ -185,7 +185,7 @@ async fn a_list_that_is_older_than_the_one_before_is_reported() {
     is_rejected(&folder, "partner", &gateway).await;
     std::fs::write(folder.pki("crl.new"), before).unwrap();
     std::fs::rename(folder.pki("crl.new"), folder.pki("crl.pem")).unwrap();
-    gateway.until_notice("this list of revoked certificates is older than the one before").await;
+    gateway.until_notice("this revocation list is older than the previous one").await;
 }
 
 #[tokio::test]

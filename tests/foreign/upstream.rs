@@ -254,7 +254,7 @@ fn squid_lets_links_through_with_the_right_password_alone() {
     write_login(&folder, "wr0ng");
     let via = format!("{via}, via_credentials: login");
     let (dials, listens) = WAYS[2].start(&folder, &format!("{via}{retry}"), "echo://");
-    is_down_for(&dials, &["it does not take the user and the password of `via_credentials` (407"]);
+    is_down_for(&dials, &["it rejected the credentials in `via_credentials` (407"]);
     assert!(!dials.log().contains("wr0ng"), "{}", dials.log());
     write_login(&folder, "s3cret");
     let socket = folder.path("run/internal.sock").display().to_string();

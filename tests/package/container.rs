@@ -294,7 +294,7 @@ fn both_halves_run_in_containers_as_the_recipe_says() {
     let stopping = podman.command("stop dmz").stdout(Stdio::null()).spawn();
     podman.wait("it drains", || {
         let logs = podman.command("logs dmz").output().expect("it runs");
-        output_of(&logs).contains("stopping: 1 session may take 30s to end")
+        output_of(&logs).contains("stopping: draining 1 session, for at most 30s")
     });
     assert!(session.answers());
     session.close();

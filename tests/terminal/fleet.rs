@@ -388,7 +388,7 @@ fn text_that_is_pasted_into_a_fleet_commands_nobody() {
     for screen in ["8", "3", "4", "H"] {
         terminal.press(screen);
         terminal.press(&paste("r\rq\ry:reload\ry:stop\ryD\ry"));
-        terminal.until_shown("pasted text is no command here");
+        terminal.until_shown("pasted text is not run as a command");
     }
     // In a line it stays in the line.
     terminal.press("8:");

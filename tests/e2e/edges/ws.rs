@@ -475,7 +475,7 @@ async fn what_is_text_comes_down_as_text_and_nothing_else_does() {
         }
         let of_backend = |snapshot: &portcullis::telemetry::snapshot::Snapshot| {
             let rows = snapshot.ended.iter().filter(|row| row.end.starts_with('B'));
-            rows.filter(|row| row.reason.contains("no UTF-8")).count() == 2
+            rows.filter(|row| row.reason.contains("not UTF-8")).count() == 2
         };
         pair.dmz.until("both are the backend's", of_backend).await;
     }

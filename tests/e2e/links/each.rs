@@ -87,9 +87,9 @@ async fn survives_empty_answers(mode: Mode) {
     let before = pair.dials.now().await.pools[0].failures;
     for (answer, reported) in [
         (DnsAnswer::NoName, "name gate.test: there is no such name; the last known addresses stay in use"),
-        (DnsAnswer::Empty, "name gate.test: it has no address; what is known"),
-        (addresses("0.0.0.0"), "name gate.test: it has no address that can be dialled; what is known"),
-        (DnsAnswer::Failure, "answers: Server Failure; what is known"),
+        (DnsAnswer::Empty, "name gate.test: it has no address; the last known"),
+        (addresses("0.0.0.0"), "name gate.test: it has no address that can be dialled; the last known"),
+        (DnsAnswer::Failure, "answers: Server Failure; the last known"),
     ] {
         dns.set_answer(answer);
         pair.dials.until_notice(reported).await;

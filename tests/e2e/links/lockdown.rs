@@ -33,7 +33,7 @@ async fn what_is_locked_inside_is_cut_and_refused_and_comes_back() {
         let Some(inside) = &pair.internal else {
             let locked = pair.dmz.handle.send_and_wait(Command::Lockdown(LockdownTarget::default())).await;
             assert!(
-                matches!(&locked, CommandAnswer::Refused(why) if why.contains("no internal half")),
+                matches!(&locked, CommandAnswer::Refused(why) if why.contains("only an internal half can lock")),
                 "{locked:?}"
             );
             continue;

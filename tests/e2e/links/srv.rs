@@ -228,8 +228,8 @@ async fn addresses_added_by_an_srv_server_are_ignored() {
         .await;
     // Nothing of this is a reason to close established links.
     for (answer, reported) in [
-        (zone(&[(0, 0, port, ".")]), "it has no target that can be dialled; what is known"),
-        (zone(&[]), "it has no SRV record; what is known"),
+        (zone(&[(0, 0, port, ".")]), "it has no target that can be dialled; the last known"),
+        (zone(&[]), "it has no SRV record; the last known"),
     ] {
         dns.set_answer(DnsAnswer::Zone(answer));
         dials.until_notice(&format!("{name}: {reported}")).await;

@@ -387,11 +387,11 @@ async fn a_refusing_proxy_is_reported_in_its_own_words_and_dialled_again() {
     let answers = |words: &'static [u8]| Some(Behaviour::Answers(words));
     let cases = [
         ("down", "connection refused", None),
-        ("page", "answered with a page", answers(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n<a/>")),
+        ("page", "answered with a web page", answers(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n<a/>")),
         ("refuses", "it refuses to connect to", answers(b"HTTP/1.1 403 Forbidden\r\n\r\n")),
         ("garbage", ": TLS: ", answers(b"HTTP/1.1 200 OK\r\n\r\n<html>sign in here</html>")),
         ("silent", "no answer within 5s", answers(b"")),
-        ("locked", "asks for a user and a password", answers(b"HTTP/1.1 407 No\r\n\r\n")),
+        ("locked", "requires a login", answers(b"HTTP/1.1 407 No\r\n\r\n")),
         ("closes", "it closed the connection before it answered", Some(Behaviour::Closes)),
         ("cuts", "ready link lost after ", Some(Behaviour::CutsAfter(Duration::from_secs(1)))),
     ];
@@ -420,7 +420,7 @@ async fn a_login_stands_in_a_file_and_is_read_again_at_a_reload() {
         proxy.at
     );
     let internal = folder.start("internal", &plan.internal(&link));
-    let refused = "does not take the user and the password";
+    let refused = "rejected the credentials";
     let seen = internal.until_pool(refused, |row| row.last_error.is_some()).await;
     assert!(seen.last_error.unwrap().contains(refused));
     write("gate:s3cret");
