@@ -105,7 +105,7 @@ mod tests {
     const CUT_GRACE_PERIOD: Duration = Duration::from_millis(300);
     const CHILD: &str = "PORTCULLIS_TEST_HANGS";
 
-    /// An engine whose last picture comes at half of the time turns.
+    /// An engine whose last snapshot comes at half of the time turns.
     #[test]
     fn an_engine_without_a_new_snapshot_hangs() {
         let empty_snapshot = || Arc::new(Snapshot::new("demo", Mode::Direct));

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 /// How often a session's sockets are checked while data is in flight.
 pub(super) const SOCKET_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// The longest pause between two checks when there is nothing to check for.
-const ACTIVE_PERIOD: Duration = Duration::from_secs(30);
+const QUIET_CHECK_INTERVAL: Duration = Duration::from_secs(30);
 
 /// When to check a session's sockets. While nothing moves and nothing is on the way, there is nothing to see
 /// that the kernel's keep-alive does not report, so an idle session sleeps.
@@ -47,7 +47,7 @@ impl SocketWatch {
     pub(super) fn next_check(&self, now: Instant) -> Instant {
         let pause = match self.activity {
             SocketActivity::Busy => SOCKET_CHECK_INTERVAL,
-            SocketActivity::Quiet | SocketActivity::Asleep => ACTIVE_PERIOD,
+            SocketActivity::Quiet | SocketActivity::Asleep => QUIET_CHECK_INTERVAL,
         };
         let at = match self.idle {
             Some(idle) => (now + pause.min(idle / 4)).min(self.still_since + idle),

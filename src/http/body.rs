@@ -247,7 +247,7 @@ impl MessageBody {
 
 impl fmt::Debug for MessageBody {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("Payload").field("fares", &self.progress).finish_non_exhaustive()
+        out.debug_struct("MessageBody").field("progress", &self.progress).finish_non_exhaustive()
     }
 }
 

@@ -30,11 +30,11 @@ const REFRESH_SECONDS: (f64, f64) = (3.0, 30.0);
 /// How long a report may have been on its way.
 const DELAY_SECONDS: i128 = 5;
 /// How often a fleet is asked, where each request may go through a program.
-const AGAIN_SECONDS_OF_FLEET: (f64, f64) = (10.0, 60.0);
+const FLEET_REFRESH_SECONDS: (f64, f64) = (10.0, 60.0);
 /// How many seconds a busy gateway may miss before they are a gap.
 const MISSED_SECONDS_MAX: u64 = 2;
 /// The doctor looks at whole minutes.
-const AGAIN_SECONDS_OF_DOCTOR: f64 = 60.0;
+const DOCTOR_REFRESH_SECONDS: f64 = 60.0;
 
 /// How far back the charts go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -197,7 +197,7 @@ impl App {
         asked: Vec<Option<Arc<str>>>,
     ) -> Vec<(Option<Arc<str>>, HistoryRequest)> {
         let span = self.trends.span;
-        let (soonest, latest) = if self.is_fleet() { AGAIN_SECONDS_OF_FLEET } else { REFRESH_SECONDS };
+        let (soonest, latest) = if self.is_fleet() { FLEET_REFRESH_SECONDS } else { REFRESH_SECONDS };
         let again = (2.0 * span.seconds() as f64 / STEPS as f64).clamp(soonest, latest);
         let now = self.latest().uptime_seconds;
         let is_known = |name| self.trends.reports.contains_key(name);
@@ -218,7 +218,7 @@ impl App {
         let mut due = asked;
         due.retain(|name| {
             let asked_at = self.trends.doctor_asked_at.get(name).copied();
-            !is_recent(asked_at, now, AGAIN_SECONDS_OF_DOCTOR)
+            !is_recent(asked_at, now, DOCTOR_REFRESH_SECONDS)
         });
         self.trends.doctor_asked_at.extend(due.iter().map(|name| (name.clone(), now)));
         due.into_iter().map(|name| (name, doctor::LAST_HOUR)).collect()

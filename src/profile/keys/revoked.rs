@@ -27,7 +27,7 @@ pub(in crate::profile) static REVOKED_EXPIRED: ProfileKey<ChoiceValue<ExpiredLis
 
 pub(in crate::profile) static POST_QUANTUM: ProfileKey<ChoiceValue<KeyExchangePolicy>> = ProfileKey {
     name: "post_quantum",
-    about: "`required` refuses a handshake without a hybrid key exchange, X25519MLKEM768, whose recordings no computer of later opens. `preferred` takes others from who does not know it.",
+    about: "`required` refuses a handshake without a hybrid key exchange, X25519MLKEM768, so that no later quantum computer can read a recording. `preferred` takes others from who does not know it.",
     example: "",
     value: ChoiceValue {
         options: &[
