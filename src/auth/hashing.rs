@@ -13,7 +13,7 @@ use tokio::{
 
 use super::login_clients::{LoginClient, LoginClients, WrongLogins};
 
-/// How many of all clients may be computed or wait for a processor. A client has one of these places at most, and
+/// How many of all clients may be computed or wait for a processor. A client has one of these permits at most, and
 /// none while it waits for its own logins or for its wrong passwords.
 const IN_ALL_MAX: usize = 256;
 /// How many are computed at once, and never on more than half of the processors.
@@ -165,7 +165,7 @@ mod tests {
         assert!(waited > Duration::from_millis(300), "{waited:?}");
     }
 
-    /// Their waits would take every place there is if they counted.
+    /// Their waits would take every permit there is if they counted.
     #[tokio::test(start_paused = true)]
     async fn wrong_passwords_of_many_clients_leave_others_their_places() {
         let queue = HashingQueue::new(1);

@@ -77,7 +77,7 @@ impl LoginClient {
         }
     }
 
-    /// A place among its own logins; `None` if too many of them wait.
+    /// A permit for one of its own logins; `None` if too many of them wait.
     pub fn take_permit(&self) -> Option<OwnedSemaphorePermit> {
         self.permits.clone().try_acquire_owned().ok()
     }

@@ -77,6 +77,8 @@ impl TokenKeys {
         let checked = checks.run(client, memory, || self.check(token, rules)).await;
         match &checked {
             Ok(_) => self.remembered.remember(key),
+            // Nothing was found out about it.
+            Err(LoginRefusal::TooManyTokens) => {}
             // Its time may be over, or another service wants other claims.
             Err(_) => self.remembered.forget(&key),
         }

@@ -6,6 +6,7 @@ use super::Engine;
 use crate::{
     profile::{DmzMode, Half, InternalMode, LinkTls, Profile, ServiceName},
     proto::certificate::is_same_name,
+    telemetry::format,
 };
 
 impl Engine {
@@ -22,8 +23,10 @@ impl Engine {
                 Half::Dmz => "serve",
                 Half::Internal => "use",
             };
+            let (open, go) =
+                (format::count(sessions as u64, "open session"), if sessions == 1 { "goes" } else { "go" });
             lines.push(format!(
-                "{service}: {sessions} open sessions of {peer} go on, though it may no longer {does} it; \
+                "{service}: {open} of {peer} {go} on, though it may no longer {does} it; \
                  `kill --peer {peer} --service {service}` ends them"
             ));
         }

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     confine::{LockRefusal, folders::FolderLock},
     profile::{DmzMode, Half, HostPort, InternalMode, Mode, Problem, Profile, ServiceName},
-    telemetry::audit::AuditFileInUse,
+    telemetry::{audit::AuditFileInUse, format},
 };
 
 /// The plan of a switch from the running profile to another one.
@@ -288,7 +288,7 @@ impl fmt::Display for SwitchPlan {
             lines("opens", &[format!("no port and no link, and closes none{also}")])?;
         }
         lines("lock", self.lock.as_slice())?;
-        lines("stay", &[format!("{} open sessions", self.stay)])?;
+        lines("stay", &[format::count(self.stay as u64, "open session")])?;
         lines("stay", &self.lost_grants)?;
         let ending = |end: &EndingSessions| {
             format!(

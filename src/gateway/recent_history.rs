@@ -78,14 +78,20 @@ impl RecentHistory {
         }
     }
 
-    /// The counts of a row, or of the gateway whose failures it took over after a restart.
+    /// The counts of a row, or of the row whose failures it took over: after a restart of its gateway, or since it
+    /// became the first of several at one address, which has those of the address.
     fn failures_before(&self, row: &PoolRow) -> Option<&VecDeque<u64>> {
         let key = PoolKey::of(row);
+        let last = |counts: &VecDeque<u64>| counts.back().copied().unwrap_or(0);
         let took_over = |(before, counts): &(&PoolKey, &VecDeque<u64>)| {
-            key.may_succeed(before) && counts.back().is_some_and(|&failed| failed <= row.failures)
+            key.may_succeed(before) && last(counts) <= row.failures
         };
-        let counts = self.failures.get(&key);
-        counts.or_else(|| self.failures.iter().find(took_over).map(|(_, counts)| counts))
+        let others = || self.failures.iter().filter(took_over).map(|(_, counts)| counts);
+        match self.failures.get(&key) {
+            Some(counts) if last(counts) > 0 || row.failures == 0 => Some(counts),
+            Some(counts) => others().find(|counts| last(counts) > 1).or(Some(counts)),
+            None => others().max_by_key(|counts| last(counts)),
+        }
     }
 
     /// Must be called with each snapshot. A pool close to its target would otherwise change its word several
@@ -190,5 +196,18 @@ mod tests {
         (0..MINUTE_SECONDS).for_each(|_| drop(recent_failures(recent, &twins)));
         assert_eq!(recent_failures(recent, &twins), [0, 0]);
         assert_eq!(recent_failures(recent, &[("a", 900), ("b", 1)]), [0, 1]);
+    }
+
+    #[test]
+    fn failures_of_an_address_stay_those_of_long_ago_whichever_gateway_is_first() {
+        let recent = &mut RecentHistory::default();
+        let shared = [("b", 900), ("c", 0)];
+        (0..MINUTE_SECONDS).for_each(|_| drop(recent_failures(recent, &shared)));
+        assert_eq!(
+            recent_failures(recent, &[("a", 900), ("b", 0), ("c", 0)]),
+            [0, 0, 0],
+            "one more is there"
+        );
+        assert_eq!(recent_failures(recent, &[("c", 901)]), [1], "two have gone");
     }
 }

@@ -16,8 +16,8 @@ pub fn count_changes(held: &Snapshot, latest: &Snapshot) -> usize {
     let passed = over(latest).saturating_sub(over(held));
     let pools = latest.pools.iter().filter(|pool| {
         let before = held.pools.iter().find(|row| {
-            (&row.gateway, row.half, &row.service, &row.peer, &row.address)
-                == (&pool.gateway, pool.half, &pool.service, &pool.peer, &pool.address)
+            (&row.gateway, row.half, &row.service, &row.peer, &row.address, &row.instance)
+                == (&pool.gateway, pool.half, &pool.service, &pool.peer, &pool.address, &pool.instance)
         });
         before
             .is_none_or(|row| (row.shown_state(), &row.last_error) != (pool.shown_state(), &pool.last_error))

@@ -247,7 +247,8 @@ fn session_parts(row: ListedSession<'_>) -> [Option<&str>; 3] {
 
 pub fn pool_key(row: &PoolRow) -> String {
     let (peer, address) = (row.peer.as_deref().unwrap_or("-"), row.address.as_deref().unwrap_or("-"));
-    format!("{}{:?} {} {peer} {address}", of(&row.gateway), row.half, row.service)
+    let instance = row.instance.as_deref().unwrap_or("-");
+    format!("{}{:?} {} {peer} {address} {instance}", of(&row.gateway), row.half, row.service)
 }
 
 pub fn service_key(row: &ServiceRow) -> String {

@@ -1,9 +1,10 @@
 //! Where lines go: standard error or a file, each written by a thread of its own with a bounded queue.
 //!
 //! The reader may stop reading, the disk may be full, and the folder may disappear. In each case lines are lost
-//! and counted with their cause, and nothing else happens. A file that cannot be written is tried again every second,
-//! and one that was deleted is made again with the next line. One that was renamed is written to until [`reopen_all`]. A line
-//! that was written only in part is ended before the next one.
+//! and counted with their cause, and nothing else happens. A file that cannot be written is tried again with later
+//! lines, and every second while a loss is to be reported. One that was deleted is made again with the next line. One
+//! that was renamed is written to until [`reopen_all`]. A line that was written only in part is ended before the next
+//! one.
 
 use std::{
     fmt,
