@@ -166,21 +166,12 @@ impl From<&DialError> for LinkCause {
 
 impl From<&ViaError> for LinkCause {
     fn from(error: &ViaError) -> Self {
-        match &error.failure {
-            ViaErrorKind::Dial(DialError::Refused { .. } | DialError::Timeout { .. })
-            | ViaErrorKind::Late => Self::ProxyAway,
-            ViaErrorKind::Dial(error) => error.into(),
-            ViaErrorKind::Closed
-            | ViaErrorKind::Io(_)
-            | ViaErrorKind::NoLogin(_)
-            | ViaErrorKind::BadLogin(_)
-            | ViaErrorKind::OtherLogin(_)
-            | ViaErrorKind::Refused { .. }
-            | ViaErrorKind::Unreachable { .. }
-            | ViaErrorKind::Page(_)
-            | ViaErrorKind::OtherProtocol { .. }
-            | ViaErrorKind::LongHead
-            | ViaErrorKind::LongName => Self::Other,
+        let is_late = matches!(error.failure, ViaErrorKind::Late);
+        match error.dial_error() {
+            Some(DialError::Refused { .. } | DialError::Timeout { .. }) => Self::ProxyAway,
+            Some(error) => error.into(),
+            None if is_late => Self::ProxyAway,
+            None => Self::Other,
         }
     }
 }

@@ -76,10 +76,10 @@ impl From<io::Error> for ViaErrorKind {
 }
 
 impl ViaError {
-    /// The resource that this process or host has run out of, if that is the reason.
-    pub fn exhausted(&self) -> Option<ExhaustedResource> {
+    /// Why the proxy was not reached, if that is the reason.
+    pub fn dial_error(&self) -> Option<&DialError> {
         match &self.failure {
-            ViaErrorKind::Dial(error) => error.exhausted(),
+            ViaErrorKind::Dial(error) => Some(error),
             ViaErrorKind::Late
             | ViaErrorKind::Closed
             | ViaErrorKind::Io(_)
@@ -93,6 +93,11 @@ impl ViaError {
             | ViaErrorKind::LongHead
             | ViaErrorKind::LongName => None,
         }
+    }
+
+    /// The resource that this process or host has run out of, if that is the reason.
+    pub fn exhausted(&self) -> Option<ExhaustedResource> {
+        self.dial_error()?.exhausted()
     }
 }
 
