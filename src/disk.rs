@@ -24,6 +24,8 @@ use rustix::{
 use thiserror::Error;
 use tokio::{sync::Semaphore, time::timeout};
 
+use crate::tasks::{self, BlockedWork};
+
 /// How long a command waits for data from a pipe.
 pub const PIPE_READ_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -327,23 +329,20 @@ impl FileWork {
         Self { permits: Arc::new(Semaphore::new(at_once)), within }
     }
 
-    /// Waits for a place and for the work, both within the deadline. Work that is late is abandoned.
+    /// Waits for a permit and for the work, both within the deadline. Work that is late is abandoned.
     pub async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, FileWorkError> {
-        let placed = async {
-            let location = self.permits.clone().acquire_owned().await;
-            let work = move || {
-                let _permit = location;
-                work()
-            };
-            tokio::task::spawn_blocking(work).await
+        let running = async {
+            let permit = self.permits.clone().acquire_owned().await;
+            // The permit goes with the work, and is free when that has ended, however late.
+            tasks::run_blocking("file work", self.within, move || (work(), permit).0).await
         };
-        match timeout(self.within, placed).await {
+        match timeout(self.within, running).await {
             Ok(Ok(done)) => Ok(done),
-            Ok(Err(_)) => Err(FileWorkError::Panicked),
-            Err(_) => Err(FileWorkError::Late(self.within)),
+            Ok(Err(BlockedWork::Panicked)) => Err(FileWorkError::Panicked),
+            Ok(Err(BlockedWork::Late(_))) | Err(_) => Err(FileWorkError::Late(self.within)),
         }
     }
 }

@@ -39,6 +39,7 @@ pub fn run(half: Option<Half>) -> anyhow::Result<ExitCode> {
     let before = attempts::try_unlocked(lock);
     let (of_folders, older) = confine::lock_as(half, |locked| {
         let of_folders = locked.map(|_| attempts::try_folders(half));
+        // It is joined below.
         let older = thread::spawn(move || begun.recv().map(|()| attempts::try_all(lock)));
         (of_folders, older)
     })?;

@@ -13,6 +13,7 @@ use signal_hook::{
 
 use crate::{
     gateway::handle::{Command, GatewayHandle},
+    tasks,
     telemetry::{audit::AuditActor, snapshot::Snapshot},
 };
 
@@ -58,7 +59,7 @@ fn obey_within(handle: &GatewayHandle, cut: u8, within: Duration) -> io::Result<
 }
 
 fn start(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    thread::Builder::new().name(name.into()).spawn(run).map(drop)
+    tasks::spawn_thread(name, run)
 }
 
 fn stop(handle: &GatewayHandle) {

@@ -18,6 +18,8 @@ mod names;
 mod waits;
 
 use std::{
+#[path = "tidy/threads.rs"]
+mod threads;
     collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
@@ -29,19 +31,19 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("text", &[]),
     ("output", &[]),
     ("exit", &[]),
-    ("disk", &[]),
+    ("disk", &["tasks"]),
     ("systemd", &[]),
     ("profile", &["disk", "text"]),
     ("certs", &["disk"]),
     ("confine", &["disk", "profile"]),
     ("proto", &["profile"]),
-    ("telemetry", &["disk", "profile", "text"]),
+    ("telemetry", &["disk", "profile", "tasks", "text"]),
     ("admission", &["profile"]),
-    ("net", &["admission", "confine", "disk", "profile", "proto"]),
+    ("net", &["admission", "confine", "disk", "profile", "proto", "tasks"]),
     ("http", &["net", "profile", "proto"]),
     ("tls", &["disk", "net", "profile", "proto"]),
     ("link", &["admission", "http", "net", "profile", "proto", "tasks", "telemetry", "tls"]),
-    ("auth", &["admission", "disk", "profile", "proto"]),
+    ("auth", &["admission", "disk", "profile", "proto", "tasks"]),
     (
         "accept",
         &["admission", "auth", "http", "link", "net", "profile", "proto", "tasks", "telemetry", "tls"],
@@ -92,12 +94,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     ("admin", &["admission", "gateway", "profile", "systemd", "tasks", "telemetry", "text"]),
     ("record", &["disk", "gateway", "tasks", "telemetry"]),
-    ("tui", &["disk", "doctor", "gateway", "profile", "record", "telemetry", "text"]),
+    ("tui", &["disk", "doctor", "gateway", "profile", "record", "tasks", "telemetry", "text"]),
     ("headless", &["gateway"]),
     ("status", &["doctor", "telemetry", "text"]),
     ("doctor", &["net", "profile", "proto", "telemetry", "text"]),
     ("demo", &["gateway", "profile", "tasks", "telemetry"]),
-    ("signals", &["gateway", "telemetry"]),
+    ("signals", &["gateway", "tasks", "telemetry"]),
     ("cli", &["profile", "telemetry"]),
     ("fleet", &["admin", "disk", "doctor", "gateway", "profile", "tasks", "telemetry", "text"]),
     ("attach", &["admin", "fleet", "gateway", "output", "record", "tasks", "telemetry", "tui"]),

@@ -7,7 +7,6 @@ use std::{
     os::{fd::OwnedFd, unix::process::CommandExt},
     process::{Child, Command, Stdio},
     sync::{Mutex, PoisonError},
-    thread,
     time::Duration,
 };
 
@@ -20,7 +19,7 @@ use tokio::{
 use tokio_util::bytes::BytesMut;
 
 use super::{protocol::WireError, target::ProgramCommand};
-use crate::{systemd, text};
+use crate::{systemd, tasks, text};
 
 /// How much of its standard error is kept, from the end.
 const STDERR_BYTES_MAX: usize = 2048;
@@ -140,8 +139,7 @@ impl Drop for AdminProgram {
         }
         // Its process id is free once it was waited for. That is done on another thread, since the kernel may
         // take its time.
-        let reaper = thread::Builder::new().name("program end".into());
-        let _ = reaper.spawn(move || drop(child.wait()));
+        let _ = tasks::spawn_thread("program end", move || drop(child.wait()));
     }
 }
 

@@ -20,6 +20,8 @@ use crate::gateway::handle::{AdminAccess, CommandAnswer};
 
 /// A gateway answers a command, or reports that it hangs, in less time.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// A gateway closes a connection whose answers are not read in this time.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Carries requests and answers until either end closes.
 pub async fn carry(
@@ -35,11 +37,11 @@ pub async fn carry(
     let carried = match access {
         AdminAccess::Full => tokio::select! {
             // The requests end first: the last answer is still on its way.
-            requested = carry_all(&mut request_stream, &mut requests) => match requested {
-                Ok(()) => forward_remaining(&mut answers, &mut answer_stream).await,
+            requested = copy_all(&mut request_stream, &mut requests, SilenceLimit::None) => match requested {
+                Ok(()) => copy_all(&mut answers, &mut answer_stream, SilenceLimit::Answers).await,
                 Err(error) => Err(error),
             },
-            answered = carry_all(&mut answers, &mut answer_stream) => answered,
+            answered = copy_all(&mut answers, &mut answer_stream, SilenceLimit::None) => answered,
         },
         AdminAccess::ReadOnly => {
             carry_read_only(&mut request_stream, &mut requests, &mut answers, &mut answer_stream).await
@@ -54,34 +56,51 @@ pub async fn carry(
     }
 }
 
-/// Copies every byte as soon as it arrives.
-async fn carry_all(
+/// How long more bytes are waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SilenceLimit {
+    /// A client may be silent for as long as it likes.
+    None,
+    /// Behind the last request: a gateway that sends nothing more is not waited for.
+    Answers,
+}
+
+/// Copies every byte as soon as it arrives, until the end or the silence.
+async fn copy_all(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
+    limit: SilenceLimit,
 ) -> io::Result<()> {
     let mut chunk = vec![0; 64 * 1024];
     loop {
-        match from.read(&mut chunk).await? {
+        let reading = from.read(&mut chunk);
+        let count = match limit {
+            SilenceLimit::None => reading.await?,
+            SilenceLimit::Answers => timeout(ANSWER_TIMEOUT, reading).await.unwrap_or(Ok(0))?,
+        };
+        match count {
             0 => return to.shutdown().await,
-            count => to.write_all(&chunk[..count]).await?,
+            count => write_in_time(to, &chunk[..count]).await?,
         }
-        to.flush().await?;
     }
 }
 
-/// Carries the remaining answers after the last request; a gateway that sends nothing is not waited for.
-async fn forward_remaining(
-    from: &mut (impl AsyncRead + Unpin),
-    to: &mut (impl AsyncWrite + Unpin),
-) -> io::Result<()> {
-    let mut chunk = vec![0; 64 * 1024];
-    loop {
-        match timeout(ANSWER_TIMEOUT, from.read(&mut chunk)).await {
-            Ok(Ok(0)) | Err(_) => return to.shutdown().await,
-            Ok(count) => to.write_all(&chunk[..count?]).await?,
+/// Standard output, or a gateway's socket, that takes nothing any more: an `ssh` that stalls would keep this process
+/// forever, long after the gateway has closed its end.
+#[derive(Debug, Error)]
+#[error("nothing was taken for {}s", WRITE_TIMEOUT.as_secs())]
+struct StalledReader;
+
+/// Writes all of it, as long as some is taken now and then.
+async fn write_in_time(to: &mut (impl AsyncWrite + Unpin), mut bytes: &[u8]) -> io::Result<()> {
+    let timed_out = |_| io::Error::new(io::ErrorKind::TimedOut, StalledReader);
+    while !bytes.is_empty() {
+        match timeout(WRITE_TIMEOUT, to.write(bytes)).await.map_err(timed_out)?? {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            count => bytes = &bytes[count..],
         }
-        to.flush().await?;
     }
+    timeout(WRITE_TIMEOUT, to.flush()).await.map_err(timed_out)?
 }
 
 /// Copies request by request, so that each can be checked and answers stay in order.
@@ -99,7 +118,7 @@ async fn carry_read_only(
                 write_message(requests, &request).await?;
                 let mut nothing = [0; 1];
                 return tokio::select! {
-                    watched = carry_all(answers, answer_stream) => watched,
+                    watched = copy_all(answers, answer_stream, SilenceLimit::None) => watched,
                     // A watching client requests nothing more; only its end can come.
                     _ = request_stream.read(&mut nothing) => Ok(()),
                 };
@@ -155,9 +174,7 @@ async fn read_message(from: &mut (impl AsyncRead + Unpin), bytes_max: usize) -> 
 
 async fn write_message(to: &mut (impl AsyncWrite + Unpin), message: &[u8]) -> io::Result<()> {
     let length = u32::try_from(message.len()).map_err(io::Error::other)?;
-    to.write_all(&length.to_be_bytes()).await?;
-    to.write_all(message).await?;
-    to.flush().await
+    write_in_time(to, &[&length.to_be_bytes(), message].concat()).await
 }
 
 #[cfg(test)]
@@ -259,5 +276,31 @@ mod tests {
         let _hangs = tokio::net::UnixListener::bind(&path).unwrap();
         let carried = carry(&path, AdminAccess::Full, tokio::io::empty(), tokio::io::sink());
         happens_after(ANSWER_TIMEOUT, carried).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_takes_nothing_is_given_up_in_time() {
+        let (mut to, _stalled) = duplex(64);
+        let mut endless = tokio::io::repeat(b'x');
+        let copied = copy_all(&mut endless, &mut to, SilenceLimit::None);
+        let error = happens_after(WRITE_TIMEOUT, copied).await.unwrap_err();
+        assert_eq!(error.to_string(), "nothing was taken for 10s");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_takes_a_little_at_a_time_is_not_given_up() {
+        let (mut to, mut slow) = duplex(64);
+        let mut sent = &[7; 64 * 6][..];
+        let reading = async {
+            let (mut received, mut chunk) = (0, [0; 64]);
+            while let Ok(count @ 1..) = slow.read(&mut chunk).await {
+                received += count;
+                tokio::time::sleep(WRITE_TIMEOUT / 2).await;
+            }
+            received
+        };
+        let (copied, received) = tokio::join!(copy_all(&mut sent, &mut to, SilenceLimit::None), reading);
+        copied.unwrap();
+        assert_eq!(received, 64 * 6);
     }
 }

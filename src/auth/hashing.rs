@@ -7,11 +7,11 @@ use std::{net::IpAddr, num::NonZeroUsize, sync::Arc, thread, time::Duration};
 
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
-    task::spawn_blocking,
     time::timeout,
 };
 
 use super::login_clients::{LoginClient, LoginClients, WrongLogins};
+use crate::tasks::{self, BlockedWork};
 
 /// How many of all clients may be computed or wait for a processor. A client has one of these permits at most, and
 /// none while it waits for its own logins or for its wrong passwords.
@@ -19,7 +19,7 @@ const IN_ALL_MAX: usize = 256;
 /// How many are computed at once, and never on more than half of the processors.
 const AT_ONCE_MAX: usize = 4;
 const WRONG_PASSWORDS: WrongLogins = WrongLogins { burst: 32.0, per_second: 1.0 };
-/// The longest wait of a login for its turn.
+/// The longest wait of a login for its turn, and then for its hash.
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
@@ -34,7 +34,7 @@ pub struct HashingQueue {
 pub enum HashingRefusal {
     /// Too many others of its client wait.
     OfClient,
-    /// Too many of all clients wait, or its turn did not come.
+    /// Too many of all clients wait, its turn did not come, or its hash took too long.
     OfAll,
 }
 
@@ -67,7 +67,7 @@ impl HashingQueue {
             .map_err(|_| HashingRefusal::OfAll)??;
         // The computation cannot be stopped, so its permits are held until it ends, even if its client has
         // left. A wrong password is counted before the client's next login can look.
-        let computing = spawn_blocking(move || {
+        let computing = tasks::run_blocking("password hash", QUEUE_TIMEOUT, move || {
             let is_right = is_right();
             if !is_right {
                 client.count_wrong_login();
@@ -75,7 +75,11 @@ impl HashingQueue {
             drop((permit, turn));
             is_right
         });
-        Ok(computing.await.unwrap_or(false))
+        match computing.await {
+            Ok(is_right) => Ok(is_right),
+            Err(BlockedWork::Panicked) => Ok(false),
+            Err(BlockedWork::Late(_)) => Err(HashingRefusal::OfAll),
+        }
     }
 
     /// Waits first among the client's own logins, then among the clients, in the order of arrival.

@@ -75,6 +75,7 @@ impl IdleConnections {
             surplus.close();
         }
         if begins {
+            // It ends when none is left, or at the first sweep after their owner has gone.
             self.tasks.spawn("idle connections", sweep(Arc::downgrade(&self.waiting)));
         }
     }

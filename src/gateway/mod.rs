@@ -384,8 +384,7 @@ impl Engine {
     async fn finish(mut self, outcome: GatewayOutcome) -> GatewayOutcome {
         // Its port would be waited for as well.
         self.health = None;
-        // Links close in tasks of their own; one that is stuck is dropped with the process.
-        let _ = tokio::time::timeout(FLUSH_TIMEOUT, self.shared.tasks.all_ended()).await;
+        self.end_tasks().await;
         self.mark_stopped();
         self.publish();
         self.keep_last_history().await;
@@ -416,6 +415,23 @@ impl Engine {
 fn shared_context(lockdown: Lockdown) -> SharedContext {
     let notices = Arc::new(NoticeLog::default());
     let sessions = Arc::new(SessionContext {
+impl Engine {
+    /// Waits for the tasks, such as those in which links close. Those that are stuck are named, and dropped with the
+    /// process.
+    async fn end_tasks(&self) {
+        let tasks = &self.shared.tasks;
+        if tokio::time::timeout(FLUSH_TIMEOUT, tasks.all_ended()).await.is_err() {
+            let (left, seconds) = (tasks.describe_running(), FLUSH_TIMEOUT.as_secs());
+            tracing::warn!(
+                event = %LogEvent::TasksLeft,
+                tasks = left,
+                "these tasks have not ended {seconds}s after the last session, and are dropped with the process: {left}; \
+                 please report this"
+            );
+        }
+    }
+}
+
         services: Arc::new(ArcSwap::from_pointee(ServiceTable::new())),
         leaving: Arc::new(ArcSwap::from_pointee(ServiceTable::new())),
         switching: Arc::default(),

@@ -1,17 +1,23 @@
 //! The numbers as text: made off the threads that carry bytes, and once for each snapshot, however many ask.
 
-use std::sync::{Arc, Weak};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use hyper::body::Bytes;
-use tokio::{
-    sync::{Mutex, watch},
-    task::{JoinError, spawn_blocking},
+use tokio::sync::{Mutex, watch};
+
+use crate::{
+    tasks::{self, BlockedWork},
+    telemetry::{
+        metrics::{self, MetricsFormat},
+        snapshot::Snapshot,
+    },
 };
 
-use crate::telemetry::{
-    metrics::{self, MetricsFormat},
-    snapshot::Snapshot,
-};
+/// How long a monitor's exchange may take in all, so nobody wants the text later.
+const RENDER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The last text that was made in each format.
 #[derive(Debug, Clone, Default)]
@@ -46,7 +52,7 @@ impl RenderedMetrics {
         &self,
         snapshots: &watch::Receiver<Arc<Snapshot>>,
         format: MetricsFormat,
-    ) -> Result<Bytes, JoinError> {
+    ) -> Result<Bytes, BlockedWork> {
         let mut texts = self.0.clone().lock_owned().await;
         let snapshot = snapshots.borrow().clone();
         let is_its_own = |last: &&RenderedText| last.of.as_ptr() == Arc::as_ptr(&snapshot);
@@ -59,7 +65,7 @@ impl RenderedMetrics {
             *texts.last(format) = Some(RenderedText { of, text: text.clone() });
             text
         };
-        spawn_blocking(render).await
+        tasks::run_blocking("metrics", RENDER_TIMEOUT, render).await
     }
 }
 

@@ -10,7 +10,6 @@ use std::{
     fmt, io,
     net::{IpAddr, SocketAddr, SocketAddrV6, ToSocketAddrs},
     sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
-    thread,
     time::{Duration, Instant},
 };
 
@@ -19,7 +18,7 @@ use socket2::{Domain, Socket, Type};
 use tokio::{sync::watch, time::timeout_at};
 
 use super::resolve_error::ResolveError;
-use crate::profile::HostPort;
+use crate::{profile::HostPort, tasks};
 
 /// All clients that arrive within this time share one look-up.
 const CACHE_TTL: Duration = Duration::from_secs(1);
@@ -102,7 +101,8 @@ impl NameResolver {
         Self { resolve: Arc::new(resolve), fresh: CACHE_TTL, table: Arc::default() }
     }
 
-    /// The addresses of `at`, at least one. This may take forever.
+    /// The addresses of `at`, at least one. This may take forever: who calls it sets a deadline, as `net::dial` does
+    /// for a connection and `ResolvedNames::look_up` for ports.
     pub async fn resolve(&self, at: &HostPort) -> Result<Vec<SocketAddr>, ResolveError> {
         if let Some(literal) = literal_address(at) {
             return Ok(vec![literal?]);
@@ -179,8 +179,7 @@ impl NameResolver {
                     names.start_queued(&mut table);
                 }
             };
-            let thread = thread::Builder::new().name("look-up".into()).stack_size(STACK).spawn(look_up);
-            if let Err(error) = thread {
+            if let Err(error) = tasks::spawn_small_thread("look-up", STACK, look_up) {
                 table.finish(&host, Err(error), Duration::ZERO);
             }
         }

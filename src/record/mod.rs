@@ -26,6 +26,7 @@ pub use writer::{Recorder, RecorderEnd};
 
 use crate::{
     disk::ReadError,
+    tasks::BlockedWork,
     telemetry::snapshot::{self, Snapshot},
 };
 
@@ -43,6 +44,8 @@ pub enum RecordError {
     Line { path: PathBuf, line: usize, fault: LineError },
     #[error("recording {}: the last snapshots were not written within {seconds}s", path.display())]
     Late { path: PathBuf, seconds: u64 },
+    #[error("recording {}: its history could not be read: {source}", path.display())]
+    History { path: PathBuf, source: BlockedWork },
     #[error("recording {}: it contains no snapshot", .0.display())]
     Empty(PathBuf),
 }

@@ -6,13 +6,19 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use tokio::{task::spawn_blocking, time::Instant};
+use tokio::time::Instant;
 
 use super::{RecordError, Recording};
-use crate::telemetry::{
-    history::{HistoryReport, HistoryRequest, HistoryRing, unix_seconds},
-    snapshot::Snapshot,
+use crate::{
+    tasks,
+    telemetry::{
+        history::{HistoryReport, HistoryRequest, HistoryRing, unix_seconds},
+        snapshot::Snapshot,
+    },
 };
+
+/// How long a screen waits for the history of a whole recording, every line of which is read.
+const HISTORY_READ_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A recording being played.
 #[derive(Debug)]
@@ -173,6 +179,7 @@ impl RecordingPlayer {
         requested: HistoryRequest,
     ) -> impl Future<Output = Result<HistoryReport, RecordError>> + Send + use<> {
         let (path, history) = (self.recording.path().to_owned(), Arc::clone(&self.history));
+        let whole = path.clone();
         let end = unix_seconds(self.recording.at(self.last()));
         let reading = move || -> Result<HistoryReport, RecordError> {
             if history.get().is_none() {
@@ -181,8 +188,10 @@ impl RecordingPlayer {
             }
             Ok(history.get().map(|ring| ring.report(requested, end)).unwrap_or_default())
         };
-        // If it has panicked, nothing is known of it.
-        async move { spawn_blocking(reading).await.unwrap_or_else(|_| Ok(HistoryReport::default())) }
+        async move {
+            let read = tasks::run_blocking("recorded history", HISTORY_READ_TIMEOUT, reading).await;
+            read.unwrap_or_else(|source| Err(RecordError::History { path: whole, source }))
+        }
     }
 
     fn until_next(&self) -> Option<Duration> {

@@ -70,7 +70,8 @@ impl Recorder {
         result.map_err(|source| RecordError::Io { path: self.file.path.clone(), source })
     }
 
-    /// One write for each line: a killed process leaves only complete lines and at most a part of one.
+    /// One write for each line: a killed process leaves only complete lines and at most a part of one. A disk that hangs
+    /// is waited for: snapshots are left out meanwhile, and counted.
     async fn append(&mut self, snapshot: &Snapshot, notices: &NoticeLog) -> io::Result<()> {
         let mut line = serde_json::to_vec(&RecordedSnapshot { at: utc_now(), snapshot: snapshot.brief() })?;
         line.push(b'\n');

@@ -14,7 +14,6 @@ use std::{
         atomic::{AtomicBool, Ordering},
         mpsc,
     },
-    thread,
     time::Duration,
 };
 
@@ -27,7 +26,7 @@ use ratatui::layout::Size;
 use rustix::process::Signal;
 
 use super::app::MouseCapture;
-use crate::telemetry::log::LogEvent;
+use crate::{tasks, telemetry::log::LogEvent};
 
 /// The screen is in raw mode on its alternate screen.
 static ENTERED: AtomicBool = AtomicBool::new(false);
@@ -123,7 +122,7 @@ pub fn leave_terminal() {
         return;
     }
     let (left, has_left) = mpsc::sync_channel(1);
-    let thread = thread::Builder::new().name("leave-terminal".into()).spawn(move || {
+    let thread = tasks::spawn_thread("leave-terminal", move || {
         leave_now();
         // If the terminal took too long, nobody waits any more.
         let _ = left.send(());
@@ -176,7 +175,7 @@ fn take_back() {
         LENT.store(false, Ordering::SeqCst);
         TAKEN_BACK.store(false, Ordering::SeqCst);
     };
-    if thread::Builder::new().name("take-terminal".into()).spawn(taken).is_err() {
+    if tasks::spawn_thread("take-terminal", taken).is_err() {
         taken();
     }
 }

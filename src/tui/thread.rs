@@ -5,7 +5,6 @@ use std::{
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Mutex, PoisonError, mpsc as sync_mpsc},
-    thread,
     time::Duration,
 };
 
@@ -17,13 +16,16 @@ use ratatui::{
 };
 use tokio::sync::mpsc;
 
-use crate::tui::{
-    ScreenEnd,
-    run::ScreenLoop,
-    source::ScreenSource,
-    style::ScreenStyle,
-    summary,
-    terminal::{self, FrameBuffer, TerminalGuard},
+use crate::{
+    tasks,
+    tui::{
+        ScreenEnd,
+        run::ScreenLoop,
+        source::ScreenSource,
+        style::ScreenStyle,
+        summary,
+        terminal::{self, FrameBuffer, TerminalGuard},
+    },
 };
 
 /// A running screen.
@@ -88,7 +90,7 @@ fn open<T, F: Future<Output = (ScreenEnd, T)>, G: Future<Output = ()>>(
         // A file that is being written may never be finished.
         runtime.shutdown_background();
     };
-    thread::Builder::new().name("screen".into()).spawn(run)?;
+    tasks::spawn_thread("screen", run)?;
     has_opened.recv().map_err(io::Error::other)??;
     Ok(Dashboard { end_sender, ended: Mutex::new(ended) })
 }
@@ -235,7 +237,7 @@ mod tests {
         };
         let screen = open(show, |_| (), |_, ()| async {}).unwrap();
         assert!(!terminal::take_needs_redraw());
-        let panicked = thread::spawn(|| panic!("a task that fails")).join();
+        let panicked = std::thread::spawn(|| panic!("a task that fails")).join();
         assert!(panicked.is_err() && terminal::is_entered() && !is_cooked(), "the screen has its terminal");
         assert!(terminal::take_needs_redraw(), "the next frame draws every cell");
         screen.end(ScreenEnd::Quit);

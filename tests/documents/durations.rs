@@ -114,6 +114,10 @@ const NO_DEADLINES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+    (
+        "how long the result of work on another thread is wanted, which whoever asked for it has given up before",
+        &["monitor::rendered_metrics::RENDER_TIMEOUT", "record::player::HISTORY_READ_TIMEOUT"],
+    ),
         "how long the end of a process or of a connection is held up at most, behind all that counts",
         &[
             "accept::upstream_session::OUTCOME_GRACE_PERIOD",

@@ -94,6 +94,7 @@ const OUR_OWN: &[LogEvent] = &[
     StartFailed,
     Stopping,
     SessionsCut,
+    TasksLeft,
     Stopped,
     SignalFailed,
     Hangs,

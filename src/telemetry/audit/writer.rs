@@ -8,7 +8,6 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
     },
-    thread,
     time::Duration,
 };
 
@@ -20,6 +19,7 @@ use super::{
     file::{AuditFile, AuditFileError},
 };
 use crate::{
+    tasks,
     telemetry::{log::LogEvent, notices::NoticeLog},
     text::clean_path,
 };
@@ -82,7 +82,7 @@ impl AuditLog {
             Err(AuditFileError::Taken) => return Err(AuditFileInUse(path.to_owned())),
             Err(error) => writer.report_failure(&error),
         }
-        if let Err(error) = thread::Builder::new().name("audit".into()).spawn(move || writer.run()) {
+        if let Err(error) = tasks::spawn_thread("audit", move || writer.run()) {
             // Records that come now are lost, because nobody takes them.
             notices.warn(
                 LogEvent::AuditFile

@@ -118,6 +118,7 @@ log_events! {
     StartFailed "start_failed" [] "the gateway cannot start",
     Stopping "stopping" [] "a stop has begun",
     SessionsCut "sessions_cut" [] "sessions were cut at the end of `drain`",
+    TasksLeft "tasks_left" ["tasks"] "a bug: the gateway stops, and these tasks have not ended",
     Stopped "stopped" [] "the gateway has stopped",
     SignalFailed "signal_failed" [] "a signal could not be handled",
     Hangs "hangs" [] "the engine hangs, or the process does not exit",

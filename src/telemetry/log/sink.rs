@@ -27,7 +27,7 @@ use rustix::{
 };
 
 use crate::{
-    disk,
+    disk, tasks,
     telemetry::{clock, verdict::LogLossRow},
     text,
 };
@@ -132,7 +132,7 @@ impl LineSink {
             torn: None,
             reported: 0,
         };
-        if let Err(error) = thread::Builder::new().name("log".into()).spawn(move || writer.run()) {
+        if let Err(error) = tasks::spawn_thread("log", move || writer.run()) {
             state.no_thread.get_or_init(|| error.raw_os_error().unwrap_or(Errno::AGAIN.raw_os_error()));
         }
         let open = Arc::downgrade(&state);
@@ -179,14 +179,15 @@ impl LineSink {
 /// time from the others.
 pub(super) fn flush_all(within: Duration) {
     let deadline = Instant::now() + within;
-    let sinks = SINKS.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    thread::scope(|scope| {
-        for sink in &sinks {
-            let writes = move || sink.finish_writing(deadline);
-            // If no thread can be started, its last lines may be lost.
-            let _ = thread::Builder::new().spawn_scoped(scope, writes);
-        }
-    });
+    let (written, all_written) = sync_channel::<()>(0);
+    for sink in SINKS.lock().unwrap_or_else(PoisonError::into_inner).clone() {
+        let written = written.clone();
+        // If no thread can be started, its last lines may be lost.
+        let _ = tasks::spawn_thread("log end", move || drop((sink.finish_writing(deadline), written)));
+    }
+    drop(written);
+    // It fails when the last of them has ended.
+    let _ = all_written.recv_timeout(within);
 }
 
 impl OpenSink {
