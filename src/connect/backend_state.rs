@@ -27,7 +27,24 @@ pub enum BackendChange {
 /// good ──► resting ──► good again, with a growing share
 ///   └────► down, by its check ──► good again, with a growing share
 /// ```
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum BackendHealth {
+    /// Since when it is back, if it was away.
+    Good { back_since: Option<Instant> },
+    /// It is tried last until then, and good from then on.
+    Resting { until: Instant },
+    /// Only checks that succeed bring it back.
+    Down,
+}
+
+/// How many checks in a row had the same result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum CheckRun {
+    Passed(u32),
+    Failed(u32),
+}
+
+#[derive(Debug, Clone)]
 pub struct BackendState {
     pub open: u64,
     /// Sessions that are connecting to it.
@@ -36,42 +53,64 @@ pub struct BackendState {
     /// Sessions that could not reach it, and checks that failed.
     pub failures: u64,
     pub last_error: Option<String>,
-    rests_until: Option<Instant>,
-    is_down: bool,
-    /// It has failed, and nothing has reached it since.
-    is_failing: bool,
-    returned_at: Option<Instant>,
-    /// Number of checks in a row with the same result.
-    failed_checks: u32,
-    passed_checks: u32,
+    health: BackendHealth,
+    /// Its failure was reported, and that it is back was not.
+    is_reported_failing: bool,
+    checks: CheckRun,
+}
+
+impl Default for BackendState {
+    fn default() -> Self {
+        Self {
+            open: 0,
+            dialling: 0,
+            sessions: 0,
+            failures: 0,
+            last_error: None,
+            health: BackendHealth::Good { back_since: None },
+            is_reported_failing: false,
+            checks: CheckRun::Passed(0),
+        }
+    }
 }
 
 impl BackendState {
     pub fn is_down(&self) -> bool {
-        self.is_down
+        self.health == BackendHealth::Down
     }
 
     pub fn is_resting(&self, now: Instant) -> bool {
-        self.rests_until.is_some_and(|until| until > now)
+        matches!(self.health, BackendHealth::Resting { until } if until > now)
     }
 
-    /// Its share of its usual sessions.
+    /// Its share of its usual sessions. One that is down gets none, whatever its share.
     pub fn share(&self, now: Instant) -> f64 {
-        let Some(since) = self.returned_at else { return 1.0 };
+        let since = match self.health {
+            BackendHealth::Good { back_since: None } | BackendHealth::Down => return 1.0,
+            BackendHealth::Good { back_since: Some(since) } | BackendHealth::Resting { until: since } => {
+                since
+            }
+        };
         let grown = now.saturating_duration_since(since).as_secs_f64() / SLOW_START_PERIOD.as_secs_f64();
         grown.clamp(SHARE_MIN, 1.0)
     }
 
     /// Notes that a session has reached it.
     pub fn note_reached(&mut self) -> BackendChange {
-        self.rests_until = None;
+        if let BackendHealth::Resting { until } = self.health {
+            self.health = BackendHealth::Good { back_since: Some(until) };
+        }
         self.recover()
     }
 
     /// Notes that a session could not reach it.
     pub fn note_unreached(&mut self, error: &str, rest: Duration, now: Instant) -> BackendChange {
-        self.rests_until = Some(now + rest);
-        self.returned_at = Some(now + rest);
+        self.health = match self.health {
+            BackendHealth::Good { .. } | BackendHealth::Resting { .. } => {
+                BackendHealth::Resting { until: now + rest }
+            }
+            BackendHealth::Down => BackendHealth::Down,
+        };
         self.note_error(error.to_owned());
         self.begin_failing()
     }
@@ -85,24 +124,28 @@ impl BackendState {
     ) -> BackendChange {
         match outcome {
             Ok(()) => {
-                self.failed_checks = 0;
-                self.passed_checks = self.passed_checks.saturating_add(1);
-                if !self.is_down || self.passed_checks < rises {
+                let passed = match self.checks {
+                    CheckRun::Passed(before) => before.saturating_add(1),
+                    CheckRun::Failed(_) => 1,
+                };
+                self.checks = CheckRun::Passed(passed);
+                if !self.is_down() || passed < rises {
                     return BackendChange::None;
                 }
-                self.is_down = false;
-                self.rests_until = None;
-                self.returned_at = Some(now);
+                self.health = BackendHealth::Good { back_since: Some(now) };
                 self.recover()
             }
             Err(error) => {
-                self.passed_checks = 0;
-                self.failed_checks = self.failed_checks.saturating_add(1);
+                let failed = match self.checks {
+                    CheckRun::Passed(_) => 1,
+                    CheckRun::Failed(before) => before.saturating_add(1),
+                };
+                self.checks = CheckRun::Failed(failed);
                 self.note_error(error.to_string());
-                if self.is_down || self.failed_checks < falls {
+                if self.is_down() || failed < falls {
                     return BackendChange::None;
                 }
-                self.is_down = true;
+                self.health = BackendHealth::Down;
                 self.begin_failing()
             }
         }
@@ -114,14 +157,14 @@ impl BackendState {
     }
 
     fn begin_failing(&mut self) -> BackendChange {
-        match std::mem::replace(&mut self.is_failing, true) {
+        match std::mem::replace(&mut self.is_reported_failing, true) {
             true => BackendChange::None,
             false => BackendChange::Failed,
         }
     }
 
     fn recover(&mut self) -> BackendChange {
-        match std::mem::take(&mut self.is_failing) {
+        match std::mem::take(&mut self.is_reported_failing) {
             true => BackendChange::Recovered,
             false => BackendChange::None,
         }
@@ -186,5 +229,22 @@ mod tests {
         state.note_unreached("refused", REST, now);
         assert_eq!(state.note_check(Ok(()), RUN, now), BackendChange::None);
         assert!(state.is_resting(now));
+    }
+
+    #[test]
+    fn a_session_that_fails_or_arrives_late_changes_nothing_of_one_that_is_down() {
+        let (mut state, now) = (BackendState::default(), Instant::now());
+        for _ in 0..RUN.0 {
+            state.note_check(Err(CheckError::NoHttp), RUN, now);
+        }
+        state.note_unreached("refused", REST, now);
+        assert!(state.is_down() && !state.is_resting(now), "it has one state");
+        state.note_reached();
+        assert!(state.is_down(), "its checks decide");
+        for _ in 0..RUN.1 {
+            state.note_check(Ok(()), RUN, now + REST);
+        }
+        assert!(!state.is_down() && !state.is_resting(now + REST));
+        assert_eq!(state.share(now + REST), SHARE_MIN);
     }
 }
