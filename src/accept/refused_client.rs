@@ -51,7 +51,7 @@ pub async fn refuse_client(
             (StatusCode::TOO_MANY_REQUESTS, "too many of your passwords are waiting to be checked")
         }
         ClientRefusal::Login(LoginRefusal::TooManyTokens) => {
-            (StatusCode::TOO_MANY_REQUESTS, "you have sent too many tokens that are not good")
+            (StatusCode::TOO_MANY_REQUESTS, "you have sent too many invalid tokens")
         }
         ClientRefusal::Login(LoginRefusal::Busy | LoginRefusal::Unavailable) => {
             (StatusCode::SERVICE_UNAVAILABLE, "passwords cannot be checked at the moment")

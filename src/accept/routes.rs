@@ -215,7 +215,7 @@ pub enum RouteError {
     Proxy(#[from] ProxyReadError),
     #[error(transparent)]
     Hello(#[from] HelloReadError),
-    #[error("it asks for {}, which no service here has", .0.as_ref().map_or_else(|| "no name".into(), |name| format!("`{name}`")))]
+    #[error("the client asks for {}, which no service here has; list it under a service's `sni`, or correct the client", .0.as_ref().map_or_else(|| "no name".into(), |name| format!("`{name}`")))]
     UnknownName(Option<String>),
     #[error("{service} is down: {reason}")]
     Down { service: ServiceName, reason: String },

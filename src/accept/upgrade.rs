@@ -119,7 +119,7 @@ pub async fn accept_link(endpoint: &LinkEndpoint, left: Option<OnUpgrade>, clien
     match downgrade_client(left).await {
         Ok(here) => endpoint.receive(here.into_inner(), client),
         Err(error) => {
-            tracing::debug!(event = %LogEvent::ClientUpgradeLost, %client, "a link was lost: {error}");
+            tracing::debug!(event = %LogEvent::ClientUpgradeLost, %client, "a client's connection was lost before it became a link: {error}");
         }
     }
 }

@@ -50,7 +50,7 @@ pub enum LoginRefusal {
     Unreadable,
     #[error("its name or its password is wrong")]
     WrongPassword,
-    #[error("its token is not good")]
+    #[error("its token is invalid: its signature, time, issuer, audience or subject")]
     WrongToken,
     #[error("its token lacks a claim")]
     WrongClaims,

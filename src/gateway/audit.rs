@@ -104,10 +104,10 @@ impl CommandAudit {
             let (by, asked) = (&*self.by, &*self.asked);
             match level {
                 NoticeLevel::Info => {
-                    tracing::info!(event = %LogEvent::Operator, kind, by, asked, outcome, seconds, text, "operator")
+                    tracing::info!(event = %LogEvent::Operator, kind, by, asked, outcome, seconds, text, "an operator's command")
                 }
                 NoticeLevel::Warn | NoticeLevel::Error => {
-                    tracing::warn!(event = %LogEvent::Operator, kind, by, asked, outcome, seconds, text, "operator");
+                    tracing::warn!(event = %LogEvent::Operator, kind, by, asked, outcome, seconds, text, "an operator's command");
                 }
             }
             let result = format!("{outcome}: {text}");

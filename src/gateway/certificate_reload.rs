@@ -231,7 +231,7 @@ impl Engine {
             }
             Ok(_) if was_silent => {
                 faults.retain(|row| row.object != ALL_FILES);
-                notices.info(LogEvent::CertificatesSilent.line("the files of certificates answer again"));
+                notices.info(LogEvent::CertificatesSilent.line("certificate files can be read again"));
             }
             Ok(_) | Err(_) => {}
         }

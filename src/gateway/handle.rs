@@ -134,7 +134,7 @@ pub enum CommandAnswer {
 pub enum AnswerMismatch {
     #[error("{0}")]
     Refused(String),
-    #[error("the gateway answered another question")]
+    #[error("the gateway answered another question; if both are the same version, please report this")]
     OtherQuestion,
 }
 

@@ -37,7 +37,7 @@ pub enum LinkError {
     #[error("{0} is not among the `peers` of any service")]
     NothingAllowed(Arc<str>),
     #[error(
-        "it knows none of {}, or it is not allowed for this gateway, or carries something else there",
+        "it serves none of {} to this gateway: unknown there, not allowed by `peers`, or another `carries`",
         .0.join(", ")
     )]
     NothingGranted(Vec<String>),

@@ -29,7 +29,7 @@ pub enum ResolveError {
     TooMany,
     #[error("its name is being looked up")]
     Pending,
-    #[error("it is not looked up any more")]
+    #[error("its name is no longer followed: the profile does not ask for it any more")]
     NotFollowed,
     #[error("it was not looked up")]
     NotAsked,

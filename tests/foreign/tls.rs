@@ -84,5 +84,5 @@ fn openssl_and_curl_meet_each_service_by_its_name() {
         assert!(String::from_utf8_lossy(&output.stderr).contains("alert"), "{output:?}");
     }
     let log = pair.dmz.log();
-    assert!(log.contains("it asks for `stranger`, which no service here has"), "{log}");
+    assert!(log.contains("the client asks for `stranger`, which no service here has"), "{log}");
 }

@@ -88,7 +88,7 @@ pub enum ChainBreakKind {
     OtherPrevious,
     #[error("its number does not follow that of the previous line")]
     OtherNumber,
-    #[error("the lines before it are not those that it says were cut")]
+    #[error("it records that a line was cut, with another hash than the line before it has")]
     OtherCut,
     /// The last line has another hash than the operator has kept.
     #[error(

@@ -164,7 +164,7 @@ pub enum LogLevelError {
         "`{0}` is not a log level; write error, warn, info, debug, trace or off, or such as `portcullis::link=debug`"
     )]
     Unknown(String),
-    #[error("this process has no log of its own")]
+    #[error("this process writes no log; name the gateway whose level is meant with `--admin`")]
     NoLog,
 }
 
