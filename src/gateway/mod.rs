@@ -39,6 +39,7 @@ mod service_manager;
 mod session;
 mod session_end;
 pub mod session_permits;
+mod shared_settings;
 mod snapshot_builder;
 mod state;
 pub mod state_file;
@@ -321,6 +322,7 @@ impl Engine {
             }
             self.tick();
             self.notify_manager();
+            self.cut_when_due();
             if let Some(outcome) = self.outcome_if_ended() {
                 return self.finish(outcome).await;
             }
@@ -330,6 +332,7 @@ impl Engine {
     fn tick(&mut self) {
         clock::tick();
         self.last_turn.is_now();
+        self.notice_verify_end();
         self.advance_switch();
         self.close_when_due();
         self.shared.sessions.switching.store(self.pending_switch().is_some(), Ordering::SeqCst);
@@ -412,9 +415,6 @@ impl Engine {
     }
 }
 
-fn shared_context(lockdown: Lockdown) -> SharedContext {
-    let notices = Arc::new(NoticeLog::default());
-    let sessions = Arc::new(SessionContext {
 impl Engine {
     /// Waits for the tasks, such as those in which links close. Those that are stuck are named, and dropped with the
     /// process.
@@ -432,6 +432,9 @@ impl Engine {
     }
 }
 
+fn shared_context(lockdown: Lockdown) -> SharedContext {
+    let notices = Arc::new(NoticeLog::default());
+    let sessions = Arc::new(SessionContext {
         services: Arc::new(ArcSwap::from_pointee(ServiceTable::new())),
         leaving: Arc::new(ArcSwap::from_pointee(ServiceTable::new())),
         switching: Arc::default(),

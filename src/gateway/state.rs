@@ -27,10 +27,17 @@ pub(super) enum EngineState {
 impl Engine {
     /// The current state: a run of the checklist ends in its own task, which is noticed here.
     pub(super) fn state(&mut self) -> &mut EngineState {
+        self.notice_verify_end();
+        &mut self.state
+    }
+
+    /// Ends `Verifying` after the run. Its parts of the other mode were opened from the file as it is now, which
+    /// may have changed since the profile was put in force.
+    pub(super) fn notice_verify_end(&mut self) {
         if matches!(self.state, EngineState::Verifying) && !self.verify_progress.is_running() {
             self.state = EngineState::Serving;
+            self.restore_shared_settings();
         }
-        &mut self.state
     }
 
     /// Why nothing can be changed now; `None` if it can.

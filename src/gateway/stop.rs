@@ -1,5 +1,5 @@
 //! How a gateway stops: it is not ready for a while, then accepts no new clients, and cuts what is open when
-//! its time is up.
+//! its time is up. What is done behind the last session is in the engine's `finish`.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -16,14 +16,14 @@ use crate::telemetry::{format, log::LogEvent};
 /// A stop under way.
 pub struct PendingStop {
     stage: StopStage,
-    pub(super) deadline: Instant,
-    pub(super) cut: Option<usize>,
+    /// What is still open then is cut.
+    deadline: Instant,
     by: String,
     pub(super) requesters: Vec<CommandAudit>,
 }
 
 /// ```text
-/// open ─► closed ─► draining
+/// open ─► closed ─► draining ─► cut
 /// ```
 #[derive(Debug, Clone, Copy)]
 enum StopStage {
@@ -33,6 +33,8 @@ enum StopStage {
     Closed { since: Instant },
     /// No new sessions are opened.
     Draining,
+    /// Every open session was cut, these of them of clients. What has not ended by then is left to the process's end.
+    Cut { sessions: usize, until: Instant },
 }
 
 impl Engine {
@@ -54,7 +56,7 @@ impl Engine {
         let deadline = now + delay + self.profile.drain;
         let requesters = requester.into_iter().collect();
         let stage = StopStage::Open { until: now + delay };
-        self.state = EngineState::Stopping(PendingStop { stage, deadline, cut: None, by, requesters });
+        self.state = EngineState::Stopping(PendingStop { stage, deadline, by, requesters });
         if !delay.is_zero() {
             let delay = humantime::format_duration(delay);
             self.shared.notices.info(
@@ -111,34 +113,50 @@ impl Engine {
 
     /// While it stops: how long until everything open is cut.
     pub(super) fn time_until_cut(&self) -> Option<Duration> {
-        let stopping = self.pending_stop().filter(|stopping| stopping.cut.is_none())?;
-        Some(stopping.deadline.saturating_duration_since(Instant::now()))
+        let stopping = self.pending_stop()?;
+        match stopping.stage {
+            StopStage::Cut { .. } => None,
+            StopStage::Open { .. } | StopStage::Closed { .. } | StopStage::Draining => {
+                Some(stopping.deadline.saturating_duration_since(Instant::now()))
+            }
+        }
+    }
+
+    /// Cuts what is open when the time to drain is up.
+    pub(super) fn cut_when_due(&mut self) {
+        let EngineState::Stopping(stopping) = &mut self.state else { return };
+        let (now, registry) = (Instant::now(), &self.shared.sessions.registry);
+        let is_draining = matches!(stopping.stage, StopStage::Draining);
+        if !is_draining || now < stopping.deadline || registry.open_count() == 0 {
+            return;
+        }
+        let sessions = registry.clients_open();
+        stopping.stage = StopStage::Cut { sessions, until: now + FLUSH_TIMEOUT };
+        let line = format!("stopping: {} cut", format::count(sessions as u64, "session"));
+        self.shared.notices.warn(LogEvent::SessionsCut.line(line));
+        self.cut.cancel();
     }
 
     /// The outcome, once a stop has finished.
-    pub(super) fn outcome_if_ended(&mut self) -> Option<GatewayOutcome> {
-        let open = self.shared.sessions.registry.open_count();
+    pub(super) fn outcome_if_ended(&self) -> Option<GatewayOutcome> {
+        let EngineState::Stopping(stopping) = &self.state else { return None };
+        let (now, open) = (Instant::now(), self.shared.sessions.registry.open_count());
         // A link may still carry the last bytes of a session, and must stay open for them.
-        let links = self.dmz.as_ref().map_or(0, DmzSide::links)
-            + self.internal.as_ref().map_or(0, InternalSide::links);
-        let EngineState::Stopping(stopping) = &mut self.state else { return None };
-        if !matches!(stopping.stage, StopStage::Draining) {
-            return None;
-        }
-        let now = Instant::now();
-        match stopping.cut {
-            None if open == 0 && (links == 0 || now >= stopping.deadline) => Some(GatewayOutcome::Clean),
-            None if now >= stopping.deadline => {
-                let clients = self.shared.sessions.registry.clients_open();
-                stopping.cut = Some(clients);
-                stopping.deadline = now + FLUSH_TIMEOUT;
-                let line = format!("stopping: {} cut", format::count(clients as u64, "session"));
-                self.shared.notices.warn(LogEvent::SessionsCut.line(line));
-                self.cut.cancel();
-                None
+        let links = || {
+            self.dmz.as_ref().map_or(0, DmzSide::links)
+                + self.internal.as_ref().map_or(0, InternalSide::links)
+        };
+        match stopping.stage {
+            StopStage::Draining if open == 0 && (now >= stopping.deadline || links() == 0) => {
+                Some(GatewayOutcome::Clean)
             }
-            Some(cut) if open == 0 || now >= stopping.deadline => Some(GatewayOutcome::Cut(cut)),
-            None | Some(_) => None,
+            StopStage::Cut { sessions, until } if open == 0 || now >= until => {
+                Some(GatewayOutcome::Cut(sessions))
+            }
+            StopStage::Open { .. }
+            | StopStage::Closed { .. }
+            | StopStage::Draining
+            | StopStage::Cut { .. } => None,
         }
     }
 }

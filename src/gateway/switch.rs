@@ -9,7 +9,7 @@
 //! The first start is a switch from nothing, and does not wait.
 
 use std::{
-    sync::{Arc, atomic::Ordering},
+    sync::atomic::Ordering,
     time::{Duration, Instant},
 };
 
@@ -17,7 +17,6 @@ use super::{
     Engine,
     audit::{CommandAudit, open_audit},
     certificate_reload::CertificateReload,
-    descriptors::OneSessionLinks,
     halves::{DmzSide, InternalSide, SharedContext},
     handle::CommandAnswer,
     lockdown::SavedLockdown,
@@ -33,11 +32,7 @@ use crate::{
     net::{listen::BindError, resolved_names::ResolvedNames},
     profile::{Half, Problem, Profile, ServiceName},
     source::{ChosenProfile, LoadedProfile, ProfileSource},
-    telemetry::{
-        audit::AuditLog,
-        log::LogEvent,
-        snapshot::{PoolRow, SwitchRow},
-    },
+    telemetry::{audit::AuditLog, log::LogEvent, snapshot::SwitchRow},
     tls::{edge::EdgeTls, link::LinkIdentity},
 };
 
@@ -80,13 +75,18 @@ impl Engine {
         files: SwitchFiles,
         found: &ResolvedNames,
     ) -> Result<PendingSwitch, BindError> {
+        self.apply_shared_settings(&loaded.profile);
+        self.open_parts(chosen, loaded, files, found).inspect_err(|_| self.restore_shared_settings())
+    }
+
+    fn open_parts(
+        &self,
+        chosen: ChosenProfile,
+        loaded: LoadedProfile,
+        files: SwitchFiles,
+        found: &ResolvedNames,
+    ) -> Result<PendingSwitch, BindError> {
         let plan = self.plan_switch(&loaded.profile);
-        let shares = self.budget.divide(&loaded.profile, self.one_session_links);
-        self.shared.shares.store(Arc::new(shares));
-        self.shared.dns.use_servers(loaded.profile.resolver.as_slice().into());
-        // Sessions may come through the new parts before they are in force.
-        let backends = &self.shared.sessions.backends;
-        backends.resize(backends.max().max(shares.backends));
         let new_dmz = loaded.profile.dmz.as_ref().filter(|_| plan.dmz.opens());
         let new_internal = loaded.profile.internal.as_ref().filter(|_| plan.internal.opens());
         // Everything is bound before anything runs.
@@ -232,8 +232,7 @@ impl Engine {
     /// Closes what a switch has opened; the gateway goes on as before.
     pub(super) fn roll_back(&mut self, switching: PendingSwitch, why: &str) {
         switching.retire();
-        self.shared.shares.store(Arc::new(self.budget.divide(&self.profile, self.one_session_links)));
-        self.shared.dns.use_servers(self.profile.resolver.as_slice().into());
+        self.restore_shared_settings();
         let line = format!("switch to `{}` rolled back: {why}", switching.loaded.profile.name);
         match switching.requester {
             Some(requester) => {
@@ -290,57 +289,31 @@ impl Engine {
         self.enforce_revocations();
         self.state = EngineState::Serving;
         self.shared.leaving.store(false, Ordering::Relaxed);
-        let line = format!("profile `{}` is in force, mode {}", profile.name, profile.mode.label());
-        let line = [line].into_iter().chain(self.lost_grants(&profile)).chain(reported);
-        let line = line.chain(self.lock.enter_reporting(&profile));
-        let warning = self.inherited.warning(&profile);
-        // Reported once.
-        let warning = warning.filter(|_| self.inherited.warning(&self.profile).is_none());
-        let line = line.chain(warning).collect::<Vec<_>>();
-        let line = line.join("; ");
-        self.profile = profile;
-        self.chosen = chosen;
+        let mut sentences =
+            vec![format!("profile `{}` is in force, mode {}", profile.name, profile.mode.label())];
+        sentences.extend(self.lost_grants(&profile));
+        sentences.extend(reported);
+        sentences.extend(self.lock.enter_reporting(&profile));
+        let was_warned = self.inherited.warning(&self.profile).is_some();
+        sentences.extend(self.inherited.warning(&profile).filter(|_| !was_warned));
+        (self.profile, self.chosen) = (profile, chosen);
+        self.report_in_force(sentences.join("; "), requester);
+    }
+
+    /// Answers the operator who asked for the switch; a start is a line of the audit and of the log.
+    fn report_in_force(&self, line: String, requester: Option<CommandAudit>) {
+        let Some(requester) = requester else {
+            self.audit_start(&self.profile.name, &line);
+            self.shared.notices.info(LogEvent::ProfileInForce.line(line));
+            return;
+        };
         let duration = match self.chosen == self.first {
             true => String::new(),
             false => {
                 format!("; it lasts until this process ends: a restart begins with {}", self.first.describe())
             }
         };
-        match requester {
-            Some(requester) => requester.answer(CommandAnswer::Done(line + &duration)),
-            None => {
-                self.audit_start(&self.profile.name, &line);
-                self.shared.notices.info(LogEvent::ProfileInForce.line(line));
-            }
-        }
-    }
-
-    /// Divides the descriptors, and writes a notice if there are too few.
-    fn share_descriptors(&self, profile: &Profile) {
-        let shares = self.shared.shares.load();
-        self.shared.clients.resize(shares.clients);
-        self.shared.handshakes.resize(shares.client_handshakes);
-        // Links of a half that is retired may have opened sessions a moment ago, which are still served.
-        if let Some(half) = &profile.internal {
-            self.shared.sessions.backends.divide(shares.backends, InternalSide::count_names(half));
-        }
-        if let Some(line) = self.budget.describe_shortage(profile, self.one_session_links) {
-            self.shared.notices.warn(LogEvent::DescriptorsShort.line(line));
-        }
-    }
-
-    /// Divides them again when links have shown whether they carry one session each or many.
-    pub(super) fn follow_links(&mut self, pools: &[PoolRow]) {
-        let seen = OneSessionLinks::seen_in(pools);
-        if seen == self.one_session_links || self.pending_switch().is_some() {
-            return;
-        }
-        self.one_session_links = seen;
-        let shares = self.budget.divide(&self.profile, seen);
-        self.shared.shares.store(Arc::new(shares));
-        self.share_descriptors(&self.profile);
-        self.dmz.iter().for_each(|half| half.bound_links(&shares));
-        self.internal.iter().for_each(|half| half.bound_links(&shares));
+        requester.answer(CommandAnswer::Done(line + &duration));
     }
 
     fn install_dmz(&mut self, new: Option<DmzSide>, profile: &Profile, identity: Option<LinkIdentity>) {
