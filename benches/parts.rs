@@ -36,6 +36,7 @@ use portcullis::{
         frame::{CutCause, FrameHead, FrameType, LinkFrame},
         open::OpenRequest,
         state::LinkEnd,
+        permitted::TurnFrame,
     },
     tasks::Tasks,
     telemetry::registry::SessionCounters,
@@ -111,7 +112,7 @@ impl FramingEnd {
 
     /// A frame of a session.
     fn send_frame(&mut self, to: &mut Self, number: u32, frame: &LinkFrame) {
-        self.table.send(number, frame.kind()).unwrap();
+        let _ = self.table.send(number, frame.clone()).unwrap();
         self.encode_and_decode(to, number, frame);
         to.table.receive(number, frame.kind()).unwrap();
     }
@@ -127,7 +128,7 @@ impl FramingEnd {
     }
 
     fn send_data(&mut self, to: &mut Self, number: u32, body: &[u8]) {
-        self.table.send(number, FrameType::Data).unwrap();
+        let _ = self.table.send_turn(number, TurnFrame::Data(body.len())).unwrap();
         self.out.clear();
         let head = FrameHead { kind: FrameType::Data, length: body.len(), session: number };
         self.out.extend_from_slice(&head.bytes());

@@ -18,12 +18,16 @@ use portcullis::{
         credit::{LINK_BUDGET_BYTES, WINDOW_BYTES_MAX, WindowBudget},
         table::{SessionTable, TableEntry},
     },
-    proto::multiplex::{
-        PeerViolation,
-        decoder::{DecodedPiece, FrameReader},
-        frame::{DATA_BYTES_MAX, FrameType, LinkFrame},
-        hello,
-        state::{LinkEnd, LinkStage, SessionStage},
+    proto::{
+        Refusal,
+        multiplex::{
+            PeerViolation,
+            decoder::{DecodedPiece, FrameReader},
+            frame::{CutCause, DATA_BYTES_MAX, FrameType, LinkFrame, MoveTicket},
+            hello,
+            permitted::TurnFrame,
+            state::{LinkEnd, LinkStage, SessionStage},
+        },
     },
 };
 
@@ -245,7 +249,7 @@ impl ReceivingEnd {
             _ if kind.is_about_session() => {
                 let before = self.table.entry(self.last).map(|entry| entry.channel.stage());
                 let may = before.is_some_and(|stage| stage.after(self.end, kind).is_some());
-                let sent = self.table.send(self.last, kind);
+                let sent = send_sample(&mut self.table, self.last, kind);
                 assert_eq!(sent.is_ok(), may, "{kind} in {before:?}");
                 let after = self.table.entry(self.last).map(|entry| entry.channel.stage());
                 if sent.is_ok() && after == Some(SessionStage::Closed) {
@@ -292,4 +296,20 @@ fn check_written(received: &[u8], from: LinkEnd, session: u32, frame: &LinkFrame
     let mut reader = FrameReader::new(from);
     let same = DecodedPiece::Frame { session, frame: frame.clone() };
     assert_eq!(reader.decode(&mut &again[..]), Ok(Some(same)));
+}
+
+/// Sends some frame of a kind.
+fn send_sample(table: &mut SessionTable<()>, number: u32, kind: FrameType) -> Result<(), PeerViolation> {
+    let frame = match kind {
+        FrameType::Data => return table.send_turn(number, TurnFrame::Data(1)).map(drop),
+        FrameType::Opened => LinkFrame::Opened,
+        FrameType::Refused => LinkFrame::Refused(Refusal::Full),
+        FrameType::End => LinkFrame::End,
+        FrameType::Reset => LinkFrame::Reset(CutCause::Other),
+        FrameType::Credit => LinkFrame::Credit(1),
+        FrameType::Move => LinkFrame::Move { sent: 0, credit: 0, ticket: MoveTicket::default() },
+        FrameType::Resume => LinkFrame::Resume { received: 0, credit: 0, ticket: MoveTicket::default() },
+        _ => unreachable!("`open` and frames about the link are sent elsewhere"),
+    };
+    table.send(number, frame).map(drop)
 }

@@ -37,7 +37,7 @@ use crate::{
         multiplex::{
             self, PROTOCOL_NAME, PeerViolation,
             decoder::{DecodedPiece, FrameReader},
-            frame::{FrameType, HEADER_BYTES, LinkFrame},
+            frame::{HEADER_BYTES, LinkFrame},
             hello::{OpenerHello, ServerHello},
             state::{LinkEnd, LinkStage},
         },
@@ -340,7 +340,7 @@ async fn send_hello(
     hello: LinkFrame,
 ) -> io::Result<()> {
     let mut out = Vec::new();
-    stage.permit(from, FrameType::Hello).map_err(broken_link)?.push(&hello, &mut out);
+    stage.permit(from, hello).map_err(broken_link)?.push(&mut out);
     stream.write_all(&out).await?;
     stream.flush().await
 }

@@ -18,10 +18,12 @@ use portcullis::{
     proto::{
         Refusal,
         multiplex::{
+            PeerViolation,
             decoder::{DecodedPiece, FrameReader},
             frame::{CutCause, DATA_BYTES_MAX, FrameHead, FrameType, LinkFrame, PING_BYTES},
             hello::{HelloAbout, InstanceId, OfferState, OpenerHello, ServerHello, ServiceOffer},
             open::OpenRequest,
+            permitted::TurnFrame,
             state::{LinkEnd, LinkStage, SessionStage},
         },
     },
@@ -334,7 +336,8 @@ impl<'a> LinkModel<'a> {
             _ => self.rng.usize(1..60),
         };
         let length = length.min(left);
-        self.note_sent(at, number, FrameType::Data);
+        let data = |table: &mut SessionTable<Row>| table.send_turn(number, TurnFrame::Data(length)).map(drop);
+        self.note_sent(at, number, FrameType::Data, data);
         let side_end = self.sides[at].end;
         let entry = self.sides[at].table.entry(number).unwrap();
         entry.channel.send.spend(length);
@@ -346,7 +349,8 @@ impl<'a> LinkModel<'a> {
     }
 
     fn send(&mut self, at: usize, number: u32, frame: LinkFrame) {
-        self.note_sent(at, number, frame.kind());
+        let sent = frame.clone();
+        self.note_sent(at, number, frame.kind(), |table| table.send(number, sent).map(drop));
         self.put(at, number, frame);
     }
 
@@ -356,13 +360,19 @@ impl<'a> LinkModel<'a> {
         self.sides[1 - at].inbox.extend(bytes);
     }
 
-    fn note_sent(&mut self, at: usize, number: u32, kind: FrameType) {
+    fn note_sent(
+        &mut self,
+        at: usize,
+        number: u32,
+        kind: FrameType,
+        send: impl FnOnce(&mut SessionTable<Row>) -> Result<(), PeerViolation>,
+    ) {
         self.note_link(at, kind);
         let side = &mut self.sides[at];
         if number != 0 && kind != FrameType::Open {
             let before = side.table.entry(number).unwrap().channel.stage();
             self.tally.of_sessions.insert((false, before, side.end, kind));
-            side.table.send(number, kind).unwrap();
+            send(&mut side.table).unwrap();
             let after = side.table.entry(number).unwrap().channel.stage();
             self.note_stage(at, number, kind, after);
         }

@@ -263,11 +263,9 @@ impl MultiplexedLink {
             return Ok(());
         }
         let MovedSession { number, ticket, entry, slot, back } = *moved;
-        let permit = self.stage.permit_resume(number)?;
         let window = &entry.channel.receive;
         let (received, credit) = (window.received(), window.open() as u32);
-        let frame = LinkFrame::Resume { received, credit, ticket };
-        self.outgoing.push(permit, &frame);
+        self.outgoing.push(self.stage.permit_resume((number, ticket), received, credit)?);
         self.move_in(number, entry, slot)?;
         if let Some(commands) = back.as_ref().and_then(mpsc::WeakSender::upgrade) {
             // A task with a full queue is awake.
@@ -290,8 +288,7 @@ impl MultiplexedLink {
         let mut entry = match parked {
             ParkedState::Waits(entry) => entry,
             ParkedState::Over(cause) => {
-                let permit = self.table.reset_moved(number)?;
-                self.outgoing.push(permit, &LinkFrame::Reset(cause));
+                self.outgoing.push(self.table.reset_moved(number, cause)?);
                 return Ok(());
             }
         };

@@ -23,8 +23,8 @@ use crate::{
     net::{stream::NetStream, tcp},
     proto::multiplex::{
         PeerViolation,
-        frame::{DATA_BYTES_MAX, FrameType, HEADER_BYTES, LinkFrame},
-        state::FramePermit,
+        frame::{DATA_BYTES_MAX, HEADER_BYTES, LinkFrame},
+        permitted::{PermittedFrame, TurnFrame},
     },
 };
 
@@ -110,8 +110,8 @@ impl Outgoing {
     }
 
     /// Puts a frame in line.
-    pub fn push(&mut self, permit: FramePermit, frame: &LinkFrame) {
-        permit.push(frame, &mut self.control);
+    pub fn push(&mut self, frame: PermittedFrame) {
+        frame.push(&mut self.control);
     }
 
     /// Whether anything still has to be sent.
@@ -336,8 +336,8 @@ impl MultiplexedLink {
 
     fn push_data(&mut self, number: u32, count: usize, batch: &mut Batch) -> Result<(), PeerViolation> {
         self.push_opened(number, batch)?;
-        let permit = self.table.send(number, FrameType::Data)?;
-        batch.push(&permit.head(count));
+        let head = self.table.send_turn(number, TurnFrame::Data(count))?;
+        batch.push(&head.bytes());
         batch.filled += count;
         if let Some(entry) = self.table.entry(number) {
             entry.channel.send.spend(count);
@@ -351,9 +351,9 @@ impl MultiplexedLink {
             return Ok(());
         }
         entry.row.answered();
-        let permit = self.table.send(number, FrameType::Opened)?;
+        let head = self.table.send_turn(number, TurnFrame::Opened)?;
         self.events.push_back(OwnerEvent::Answered);
-        batch.push(&permit.head(0));
+        batch.push(&head.bytes());
         Ok(())
     }
 
@@ -363,8 +363,8 @@ impl MultiplexedLink {
         let end = self.end;
         let Some(entry) = self.table.entry(number) else { return Ok(()) };
         if !entry.channel.stage().has_ended(end) {
-            let permit = self.table.send(number, FrameType::End)?;
-            batch.push(&permit.head(0));
+            let head = self.table.send_turn(number, TurnFrame::End)?;
+            batch.push(&head.bytes());
             if self.is_closed(number) {
                 self.outgoing.finish_when_sent(number);
             }

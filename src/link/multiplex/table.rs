@@ -11,8 +11,9 @@ use foldhash::HashMap;
 use super::credit::{BeyondWindow, CreditOverflow, ReceiveWindow, SendCredit, WINDOW_BYTES, WindowBudget};
 use crate::proto::multiplex::{
     PeerViolation,
-    frame::FrameType,
-    state::{FramePermit, LinkEnd, SessionStage},
+    frame::{CutCause, FrameType, LinkFrame},
+    permitted::{PermittedFrame, PermittedHead, TurnFrame},
+    state::{LinkEnd, SessionStage},
 };
 
 /// Frames besides `data` that may still be on their way when a session is closed.
@@ -135,10 +136,16 @@ impl<R> SessionTable<R> {
         given.map_err(|CreditOverflow| PeerViolation::CreditOverflow(number))
     }
 
-    /// Notes that this end sends a frame of a session. An error is a bug of ours, and nothing was sent.
-    pub fn send(&mut self, number: u32, kind: FrameType) -> Result<FramePermit, PeerViolation> {
+    /// This end sends a frame of a session. An error is a bug of ours, and nothing was sent.
+    pub fn send(&mut self, number: u32, frame: LinkFrame) -> Result<PermittedFrame, PeerViolation> {
         let entry = self.sessions.get_mut(&number).ok_or(PeerViolation::NeverOpened(number))?;
-        entry.channel.stage.permit(self.end, kind, number)
+        entry.channel.stage.permit(self.end, frame, number)
+    }
+
+    /// This end sends a frame in a session's turn. An error is a bug of ours, as with [`send`](Self::send).
+    pub fn send_turn(&mut self, number: u32, frame: TurnFrame) -> Result<PermittedHead, PeerViolation> {
+        let entry = self.sessions.get_mut(&number).ok_or(PeerViolation::NeverOpened(number))?;
+        entry.channel.stage.permit_turn(self.end, frame, number)
     }
 
     /// Removes a session that this end is finished with.
@@ -172,7 +179,7 @@ impl<R> SessionTable<R> {
 
     /// Resets a session that comes from another link and has ended here meanwhile. What its other end sends before it
     /// knows is late.
-    pub fn reset_moved(&mut self, number: u32) -> Result<FramePermit, PeerViolation> {
+    pub fn reset_moved(&mut self, number: u32, cause: CutCause) -> Result<PermittedFrame, PeerViolation> {
         if self.sessions.contains_key(&number) {
             return Err(PeerViolation::NumberUsedAgain(number));
         }
@@ -180,7 +187,7 @@ impl<R> SessionTable<R> {
         self.late_frames += LATE_FRAMES;
         self.late_bytes += WINDOW_BYTES as u64;
         let mut stage = SessionStage::Carrying;
-        stage.permit(self.end, FrameType::Reset, number)
+        stage.permit(self.end, LinkFrame::Reset(cause), number)
     }
 
     /// Later frames of a session that has come must not look like those of one that was never opened.
@@ -268,20 +275,21 @@ mod tests {
     fn a_session_that_moves_leaves_no_late_bytes_and_keeps_numbers_rising() {
         let (mut old, mut new) = (table(LinkEnd::Server), table(LinkEnd::Server));
         old.open(5, ()).expect("it is the first");
-        old.send(5, FrameType::Opened).expect("it is asked for");
+        let _ = old.send(5, LinkFrame::Opened).expect("it is asked for");
         assert!(old.receive(5, FrameType::Move).is_ok_and(|entry| entry.is_some()));
-        old.send(5, FrameType::Move).expect("it is the answer");
+        let answer = LinkFrame::Move { sent: 0, credit: 0, ticket: Default::default() };
+        let _ = old.send(5, answer).expect("it is the answer");
         let entry = old.move_out(5, SessionStage::Carrying).expect("it is there");
         assert!(matches!(old.receive(5, FrameType::Reset), Ok(None)), "it comes late");
         assert!(matches!(old.receive_data(5, 1), Err(PeerViolation::TooMany(_))));
         new.open(3, ()).expect("it is the first");
         new.move_in(5, entry).expect("its number is free");
         assert!(new.receive_data(5, 1).is_ok_and(|entry| entry.is_some()), "it goes on");
-        assert_eq!(new.reset_moved(5).err(), Some(PeerViolation::NumberUsedAgain(5)));
+        assert_eq!(new.reset_moved(5, CutCause::Other).err(), Some(PeerViolation::NumberUsedAgain(5)));
         assert_eq!(new.open(4, ()), Err(PeerViolation::NumberUsedAgain(4)));
         new.close(5);
         assert!(matches!(new.receive(5, FrameType::Reset), Ok(None)), "it comes late");
-        assert!(new.reset_moved(9).is_ok());
+        assert!(new.reset_moved(9, CutCause::Other).is_ok());
         assert!(matches!(new.receive_data(9, WINDOW_BYTES), Ok(None)), "it does not know yet");
     }
 
@@ -304,7 +312,7 @@ mod tests {
         table.open(1, ()).expect("it is the first");
         assert!(table.receive_data(1, WINDOW_BYTES).is_ok());
         assert_eq!(table.receive_data(1, 1).err(), Some(PeerViolation::BeyondCredit(1, 1)));
-        table.send(1, FrameType::Opened).expect("it is asked for");
+        let _ = table.send(1, LinkFrame::Opened).expect("it is asked for");
         assert_eq!(table.receive_credit(1, u32::MAX), Err(PeerViolation::CreditOverflow(1)));
     }
 
@@ -337,7 +345,7 @@ mod tests {
                         if *is_live { table.close(number); }
                     }),
                     6 => { table.close(number); Ok(false) }
-                    _ => { let _ = table.send(number, FrameType::Opened); Ok(false) }
+                    _ => { let _ = table.send(number, LinkFrame::Opened); Ok(false) }
                 };
                 for entry in table.sessions.values() {
                     prop_assert!(entry.channel.receive.open() <= WINDOW_BYTES);

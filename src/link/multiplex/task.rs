@@ -306,8 +306,7 @@ impl MultiplexedLink {
         self.timers.add(answer_by, number, TimerKind::Answer);
         self.watch_idle(&row, number, now);
         self.table.open(number, row)?;
-        let permit = self.stage.permit_open(number)?;
-        self.outgoing.push(permit, &LinkFrame::Open(Box::new(request)));
+        self.outgoing.push(self.stage.permit_open(number, request)?);
         self.list(number);
         Ok(())
     }
@@ -358,11 +357,10 @@ impl MultiplexedLink {
 
     /// Queues a frame.
     pub(super) fn send(&mut self, frame: LinkFrame, number: u32) -> Result<(), LinkLoss> {
-        let permit = match number {
-            0 => self.stage.permit(self.end, frame.kind())?,
-            number => self.table.send(number, frame.kind())?,
-        };
-        self.outgoing.push(permit, &frame);
+        self.outgoing.push(match number {
+            0 => self.stage.permit(self.end, frame)?,
+            number => self.table.send(number, frame)?,
+        });
         Ok(())
     }
 

@@ -12,6 +12,7 @@ pub mod fields;
 pub mod frame;
 pub mod hello;
 pub mod open;
+pub mod permitted;
 pub mod state;
 
 use thiserror::Error;

@@ -11,62 +11,16 @@
 //! since they name the sender and not the receiver. When one end has closed something, the other may still be
 //! sending for it: such frames are late, they mean nothing, and their number is limited.
 //!
-//! What is sent needs a [`FramePermit`], which only a stage gives.
+//! What is sent is a [`PermittedFrame`] or begins with a [`PermittedHead`], which only a stage makes.
 
 use std::fmt;
 
 use super::{
     PeerViolation,
-    frame::{FrameHead, FrameType, HEADER_BYTES, LinkFrame},
+    frame::{DATA_BYTES_MAX, FrameHead, FrameType, LinkFrame, MoveTicket},
+    open::OpenRequest,
+    permitted::{PermittedFrame, PermittedHead, TurnFrame},
 };
-
-/// Shows that a frame may be sent now: a stage gives it, and the frame takes it.
-///
-/// ```
-/// use portcullis::proto::multiplex::{frame::*, state::*};
-///
-/// let (mut stage, mut out) = (SessionStage::Opening, Vec::new());
-/// let permit: FramePermit = stage.permit(LinkEnd::Server, FrameType::Opened, 1).expect("it is asked for");
-/// permit.push(&LinkFrame::Opened, &mut out);
-/// assert!(stage.permit(LinkEnd::Server, FrameType::Opened, 1).is_err(), "it is answered once");
-/// ```
-///
-/// No other place can make one:
-///
-/// ```compile_fail,E0451
-/// use portcullis::proto::multiplex::{frame::*, state::*};
-///
-/// let permit: FramePermit = FramePermit { kind: FrameType::Opened, session: 1 };
-/// ```
-///
-/// It is good for one frame:
-///
-/// ```compile_fail,E0382
-/// use portcullis::proto::multiplex::{frame::*, state::*};
-///
-/// let (mut stage, mut out) = (SessionStage::Opening, Vec::new());
-/// let permit: FramePermit = stage.permit(LinkEnd::Server, FrameType::Opened, 1).expect("it is asked for");
-/// permit.push(&LinkFrame::Opened, &mut out);
-/// permit.push(&LinkFrame::Opened, &mut out);
-/// ```
-#[derive(Debug)]
-pub struct FramePermit {
-    kind: FrameType,
-    session: u32,
-}
-
-impl FramePermit {
-    /// The header of a frame whose body has this many bytes.
-    pub fn head(self, length: usize) -> [u8; HEADER_BYTES] {
-        FrameHead { kind: self.kind, length, session: self.session }.bytes()
-    }
-
-    /// Appends the frame to what is to be sent.
-    pub fn push(self, frame: &LinkFrame, out: &mut Vec<u8>) {
-        debug_assert_eq!(frame.kind(), self.kind);
-        frame.push(out, self.session);
-    }
-}
 
 /// The two ends of a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -117,26 +71,41 @@ impl LinkStage {
     }
 
     /// An end sends a frame about the link.
-    pub fn permit(&mut self, from: LinkEnd, kind: FrameType) -> Result<FramePermit, PeerViolation> {
-        if kind.is_about_session() {
-            return Err(PeerViolation::BadSession(kind, 0));
+    pub fn permit(&mut self, from: LinkEnd, frame: LinkFrame) -> Result<PermittedFrame, PeerViolation> {
+        match frame.kind() {
+            kind if kind.is_about_session() => Err(PeerViolation::BadSession(kind, 0)),
+            _ => self.step(from, frame, 0),
         }
-        self.step(from, kind, 0)
     }
 
     /// The opener opens a session.
-    pub fn permit_open(&mut self, session: u32) -> Result<FramePermit, PeerViolation> {
-        self.step(LinkEnd::Opener, FrameType::Open, session)
+    pub fn permit_open(
+        &mut self,
+        session: u32,
+        request: OpenRequest,
+    ) -> Result<PermittedFrame, PeerViolation> {
+        self.step(LinkEnd::Opener, LinkFrame::Open(Box::new(request)), session)
     }
 
     /// The opener goes on with a session that has left another link.
-    pub fn permit_resume(&mut self, session: u32) -> Result<FramePermit, PeerViolation> {
-        self.step(LinkEnd::Opener, FrameType::Resume, session)
+    pub fn permit_resume(
+        &mut self,
+        (session, ticket): (u32, MoveTicket),
+        received: u64,
+        credit: u32,
+    ) -> Result<PermittedFrame, PeerViolation> {
+        self.step(LinkEnd::Opener, LinkFrame::Resume { received, credit, ticket }, session)
     }
 
-    fn step(&mut self, from: LinkEnd, kind: FrameType, session: u32) -> Result<FramePermit, PeerViolation> {
+    fn step(
+        &mut self,
+        from: LinkEnd,
+        frame: LinkFrame,
+        session: u32,
+    ) -> Result<PermittedFrame, PeerViolation> {
+        let kind = frame.kind();
         *self = self.after(from, kind).ok_or(PeerViolation::LinkState(kind, *self))?;
-        Ok(FramePermit { kind, session })
+        Ok(PermittedFrame::new(frame, session))
     }
 
     fn label(self) -> &'static str {
@@ -233,11 +202,36 @@ impl SessionStage {
     pub fn permit(
         &mut self,
         from: LinkEnd,
-        kind: FrameType,
+        frame: LinkFrame,
         session: u32,
-    ) -> Result<FramePermit, PeerViolation> {
+    ) -> Result<PermittedFrame, PeerViolation> {
+        self.step(from, frame.kind(), session)?;
+        Ok(PermittedFrame::new(frame, session))
+    }
+
+    /// An end sends the header of a frame in the session's turn.
+    pub fn permit_turn(
+        &mut self,
+        from: LinkEnd,
+        frame: TurnFrame,
+        session: u32,
+    ) -> Result<PermittedHead, PeerViolation> {
+        let kind = frame.kind();
+        let length = match frame {
+            TurnFrame::Opened | TurnFrame::End => 0,
+            TurnFrame::Data(bytes) if (1..=DATA_BYTES_MAX).contains(&bytes) => bytes,
+            TurnFrame::Data(bytes) => return Err(PeerViolation::BadLength(kind, bytes)),
+        };
+        self.step(from, kind, session)?;
+        Ok(PermittedHead::new(FrameHead { kind, length, session }))
+    }
+
+    fn step(&mut self, from: LinkEnd, kind: FrameType, session: u32) -> Result<(), PeerViolation> {
+        if !kind.is_about_session() {
+            return Err(PeerViolation::BadSession(kind, session));
+        }
         *self = self.after(from, kind).ok_or(PeerViolation::SessionState(kind, session, *self))?;
-        Ok(FramePermit { kind, session })
+        Ok(())
     }
 
     /// Whether an end has said that no more of its bytes come.
