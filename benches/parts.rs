@@ -17,7 +17,8 @@ use portcullis::{
         handshake::{DialledStream, EstablishedLink, HelloEnd, exchange_hello},
         multiplex::{
             credit::{LINK_BUDGET_BYTES, WindowBudget},
-            handle::{LocalSide, SessionHandle},
+            handle::{HeldPermits, LocalSide, PermittedSession},
+            local_party::LocalParty,
             table::SessionTable,
         },
         offered_services::{OfferedService, OfferedServices},
@@ -35,8 +36,8 @@ use portcullis::{
         decoder::{DecodedPiece, FrameReader},
         frame::{CutCause, FrameHead, FrameType, LinkFrame},
         open::OpenRequest,
-        state::LinkEnd,
         permitted::TurnFrame,
+        state::LinkEnd,
     },
     tasks::Tasks,
     telemetry::registry::SessionCounters,
@@ -158,8 +159,13 @@ fn relay() -> Operation {
     })
 }
 
+/// The permits of a session that nothing limits.
+struct Unlimited;
+
+impl HeldPermits for Unlimited {}
+
 /// A session on an established link: its client, its backend, and both of its owners.
-async fn carried() -> (TcpStream, TcpStream, [SessionHandle; 2]) {
+async fn carried() -> (TcpStream, TcpStream, [PermittedSession<Unlimited>; 2]) {
     let tasks = Tasks::default();
     let (opener, server) = linked().await;
     let ((client, near), (far, backend)) = (connected().await, connected().await);
@@ -168,7 +174,7 @@ async fn carried() -> (TcpStream, TcpStream, [SessionHandle; 2]) {
     let mut served = LinkServer::new(offered()).serve(server.link);
     tasks.spawn("server", async move {
         while let Ok((_, session)) = served.next_session().await {
-            sender.send(session.attach(side(far.take().unwrap()).into()).await).await.unwrap();
+            sender.send(session.attach(side(far.take().unwrap()).into(), Unlimited).await).await.unwrap();
         }
     });
     let (handle, location) = (opener.link.handle().clone(), opener.link.load().take().unwrap());
@@ -180,7 +186,7 @@ async fn carried() -> (TcpStream, TcpStream, [SessionHandle; 2]) {
             }
         }
     });
-    let outer = handle.open(open(), side(near).into(), location).await.unwrap();
+    let outer = handle.open(open(), side(near).into(), location).await.unwrap().with_permits(Unlimited);
     let inner = reported.recv().await.unwrap();
     // The link is kept for as long as anybody may open sessions on it.
     std::mem::forget(handle);
@@ -193,7 +199,7 @@ fn side(stream: TcpStream) -> LocalSide {
         unsent: Vec::new(),
         counters: Arc::new(SessionCounters::default()),
         idle: None,
-        cause_of: |_, _| CutCause::Other,
+        party: LocalParty::Client,
     }
 }
 

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use super::{
-    link_session::{self, CountedDirection},
-    relay::{self, LinkSides, RelayOutcome, WhichSide},
+    link_session::{self, DeliveryLimit},
+    relay::{self, RelayOutcome, WhichSide},
     session::unboxed,
     session_end::{cut_cause, pipe_failure, report_end, report_fate, report_unattached, unanswered_reason},
     session_permits::SessionPermits,
@@ -18,11 +18,15 @@ use crate::{
     link::{
         HANDSHAKE_TIMEOUT, Peer,
         link_guard::LinkGuard,
-        multiplex::handle::{
-            LinkClosed, LocalSide, OpenAnswer, SessionFate, SessionHandle, SessionLeftover, Undelivered,
+        multiplex::{
+            handle::{
+                IncomingSession, LinkClosed, LocalSide, OpenAnswer, PermittedSession, SessionFate,
+                SessionHandle, SessionLeftover, Undelivered,
+            },
+            local_party::LocalParty,
         },
         peer_record::{PEER_COOLDOWN_PERIOD, PeerRecord},
-        session_side::{Downstream, LinkSlot, SessionOpening, Upstream},
+        session_side::{Downstream, LinkSlot, SessionOpening, SocksDownstream, Upstream},
     },
     net::stream::NetStream,
     proto::{Refusal, multiplex::frame::CutCause},
@@ -40,15 +44,15 @@ pub(super) type EndWithRefusal = (SessionEnd, Option<SessionRefusal>);
 const LATE: &str =
     "the link was cut: the inside refused it, or its backend did; the internal gateway's log says which";
 
-/// A session that was let in, with its request to the connector.
+/// A session that was let in, and is not carried yet.
 pub(super) struct AdmittedSession<'a> {
-    pub downstream: DownstreamSide,
-    pub connect_request: ConnectRequest<'a>,
+    pub downstream: Downstream,
+    pub admitted: Box<AdmittedRequest<'a>>,
 }
 
-/// The downstream side of a session, and what it is still waiting for.
-pub(super) struct DownstreamSide {
-    pub side: Downstream,
+/// What a session that was let in asks for, and what it holds.
+pub(super) struct AdmittedRequest<'a> {
+    pub connect_request: ConnectRequest<'a>,
     pub idle: Option<Duration>,
     /// It has waited once for a silent peer; the next silent peer fails it at once.
     pub has_waited: bool,
@@ -57,61 +61,168 @@ pub(super) struct DownstreamSide {
 }
 
 /// The result of one attempt with one upstream.
-pub(super) enum AttemptOutcome {
+pub(super) enum AttemptOutcome<'a> {
     Ended(SessionEnd),
     /// It refused. No byte reached a backend, and the client's bytes are back in the request.
-    Refused(ConnectFailure),
+    Refused(AdmittedSession<'a>, ConnectFailure),
     /// It was lost before it was opened; nothing was sent.
-    Again,
+    Again(AdmittedSession<'a>),
     /// A link carries it from here on, and it is not tried elsewhere.
-    Carried(SessionHandle),
+    Carried(CarriedSession),
+}
+
+/// A session that was joined with its backend.
+enum JoinedSession {
+    Ended(SessionEnd),
+    Carried(CarriedSession),
+}
+
+/// The stream of a backend that was connected, with the guard of the SOCKS5 link that leads there.
+pub(super) struct ReachedBackend {
+    pub stream: NetStream,
+    pub _guard: Option<LinkGuard>,
 }
 
 /// A session that a link carries. Beside its row there, this is all that is held of it while it is idle.
 pub(super) struct CarriedSession {
-    handle: SessionHandle,
-    /// Where the bytes go that come from the link.
-    toward: CountedDirection,
+    session: PermittedSession<SessionPermits>,
+    /// Whose stream is here; the bytes that come from the link go there.
+    local: LocalParty,
     idle: Option<Duration>,
-    _permits: SessionPermits,
     _backend: Option<BackendUse>,
 }
 
-impl AdmittedSession<'_> {
+impl<'a> AdmittedSession<'a> {
+    /// Joins the session with an upstream, and relays it to its end or gives it to a link.
     pub async fn run_attempt(
-        &mut self,
+        self,
         connected: Box<ConnectedUpstream>,
         stopper: &SessionStopper,
-    ) -> AttemptOutcome {
+    ) -> AttemptOutcome<'a> {
+        let Self { downstream, mut admitted } = self;
         let ConnectedUpstream { side: upstream, peer, first: unsent } = unboxed(connected);
-        let (upstream, link_guard) = match upstream {
-            Upstream::Shared(opening) => {
-                self.connect_request.tried = peer;
-                return self.carry_on_link(opening, unsent, stopper).await;
+        match (downstream, upstream) {
+            (downstream, Upstream::Backend(stream)) => {
+                match (Self { downstream, admitted }).join_backend(stream, unsent, stopper).await {
+                    JoinedSession::Ended(end) => AttemptOutcome::Ended(end),
+                    JoinedSession::Carried(carried) => AttemptOutcome::Carried(carried),
+                }
             }
-            Upstream::Backend(stream) => (stream, None),
-            Upstream::Socks(stream, guard) => (stream, Some(guard)),
+            (Downstream::Client(client), Upstream::Shared(opening)) => {
+                admitted.connect_request.tried = peer;
+                admitted.carry_on_link(client, opening, unsent, stopper).await
+            }
+            (Downstream::Client(mut client), Upstream::Socks(stream, _guard)) => {
+                let link = Some(WhichSide::Upstream);
+                let relaying = admitted.relay(&mut client, stream, unsent, link, stopper);
+                AttemptOutcome::Ended(Box::pin(relaying).await)
+            }
+            (
+                downstream @ (Downstream::Socks(_) | Downstream::Opened(_)),
+                Upstream::Socks(..) | Upstream::Shared(_),
+            ) => {
+                let reason = "it came over a link, and goes over no other link".into();
+                let failure = ConnectFailure::here(EndedBy::Policy, Refusal::NotAllowed, reason);
+                AttemptOutcome::Refused(Self { downstream, admitted }, failure)
+            }
+        }
+    }
+
+    /// Relays to a backend, or gives its stream to the link that the session was opened on.
+    async fn join_backend(
+        self,
+        backend: NetStream,
+        unsent: Vec<u8>,
+        stopper: &SessionStopper,
+    ) -> JoinedSession {
+        let Self { downstream, admitted } = self;
+        JoinedSession::Ended(match downstream {
+            Downstream::Opened(session) => {
+                return JoinedSession::Carried(admitted.attach_to_link(*session, backend, unsent).await);
+            }
+            Downstream::Client(mut client) => {
+                Box::pin(admitted.relay(&mut client, backend, unsent, None, stopper)).await
+            }
+            Downstream::Socks(mut link) => {
+                if let Err(end) = grant_session(&mut link, admitted.connect_request.counters).await {
+                    return JoinedSession::Ended(end);
+                }
+                let of_link = Some(WhichSide::Downstream);
+                Box::pin(admitted.relay(link.stream_mut(), backend, unsent, of_link, stopper)).await
+            }
+        })
+    }
+
+    /// Answers a probe at the last half that recognises it as one. Its backend was connected; from here on an
+    /// echo answers, so that no byte of the probe reaches the backend.
+    pub async fn answer_probe(
+        self,
+        connector: &Connector,
+        mut reached: ReachedBackend,
+        record: &SessionGuard,
+    ) -> EndWithRefusal {
+        reached.stream.let_close_cleanly();
+        let (counters, echo) = (record.counters(), NetStream::Echo(Box::default()));
+        let end = match self.join_backend(echo, Vec::new(), record.stopper()).await {
+            JoinedSession::Ended(end) => end,
+            JoinedSession::Carried(mut carried) => return (carried.run(record).await, None),
         };
-        let relaying =
-            self.downstream.relay_to(upstream, link_guard, unsent, self.connect_request.counters, stopper);
-        AttemptOutcome::Ended(Box::pin(relaying).await)
+        let is_granted = end.ended_by == EndedBy::Nobody && connector.may_refuse_after_grant();
+        if !is_granted || !probe::is_refused_after_grant(&mut reached.stream).await {
+            return (end, None);
+        }
+        // Most often the backend is the cause.
+        let refused = SessionRefusal { refusal: Refusal::BackendUnreachable, at: RefusedAt::Peer };
+        let end = SessionEnd { ended_by: EndedBy::Peer, phase: counters.phase(), reason: LATE.into() };
+        (end, Some(refused))
+    }
+
+    pub async fn refuse(self, failure: ConnectFailure, counters: &SessionCounters) -> EndWithRefusal {
+        refuse_session(self.downstream, failure, counters).await
+    }
+
+    /// Cuts the downstream side; the upstream side is not connected, or has been cut already.
+    pub fn cut(self, end: SessionEnd) -> SessionEnd {
+        self.downstream.cut(cut_cause(end.ended_by));
+        end
+    }
+}
+
+impl<'a> AdmittedRequest<'a> {
+    /// The session again, with its client's stream.
+    fn with_client(self: Box<Self>, client: NetStream) -> AdmittedSession<'a> {
+        AdmittedSession { downstream: Downstream::Client(client), admitted: self }
     }
 
     /// Opens the session on a link and gives the link the client's stream, until the other gateway has taken it.
     async fn carry_on_link(
-        &mut self,
+        mut self: Box<Self>,
+        client: NetStream,
         opening: Box<SessionOpening>,
         unsent: Vec<u8>,
         stopper: &SessionStopper,
-    ) -> AttemptOutcome {
-        let record = opening.slot.record.clone();
-        let mut handle = match self.open_on_link(opening, unsent).await {
-            Ok(handle) => handle,
-            Err(outcome) => return outcome,
+    ) -> AttemptOutcome<'a> {
+        let SessionOpening { slot: LinkSlot { handle: link, slot, record }, request } = unboxed(opening);
+        let connect_request = &mut self.connect_request;
+        connect_request.counters.set_via(link.id());
+        let local = LocalSide {
+            stream: client,
+            unsent,
+            counters: connect_request.counters.clone(),
+            idle: self.idle,
+            party: LocalParty::Client,
         };
+        let mut handle = match link.open(request, Box::new(local), slot).await {
+            Ok(handle) => handle,
+            Err(LinkClosed(local)) => {
+                connect_request.unsent = local.unsent;
+                return AttemptOutcome::Again(self.with_client(local.stream));
+            }
+        };
+        drop(link);
         let remains = tokio::select! {
             answer = handle.answered() => match answer {
-                OpenAnswer::Taken => return AttemptOutcome::Carried(handle),
+                OpenAnswer::Taken => return AttemptOutcome::Carried(self.into_carried(handle)),
                 OpenAnswer::Over(remains) => remains,
             },
             () = stopper.until_stopped() => {
@@ -123,226 +234,113 @@ impl AdmittedSession<'_> {
         Box::pin(self.conclude(remains, &record, stopper)).await
     }
 
-    async fn open_on_link(
-        &mut self,
-        opening: Box<SessionOpening>,
-        unsent: Vec<u8>,
-    ) -> Result<SessionHandle, AttemptOutcome> {
-        let (downstream, connect_request) = (&mut self.downstream, &mut self.connect_request);
-        let SessionOpening { slot: LinkSlot { handle: link, slot, .. }, request } = *opening;
-        let Downstream::Client(stream) = std::mem::replace(&mut downstream.side, Downstream::Taken) else {
-            let end = internal_end(connect_request.counters, "a session without a client");
-            return Err(AttemptOutcome::Ended(end));
-        };
-        connect_request.counters.set_via(link.id());
-        let local = LocalSide {
-            stream,
-            unsent,
-            counters: connect_request.counters.clone(),
-            idle: downstream.idle,
-            cause_of: link_session::cause_of_client,
-        };
-        link.open(request, Box::new(local), slot).await.map_err(|LinkClosed(local)| {
-            downstream.side = Downstream::Client(local.stream);
-            connect_request.unsent = local.unsent;
-            AttemptOutcome::Again
-        })
-    }
-
-    /// The result of a session that the other gateway has not taken.
+    /// The result of a session that the other gateway has not taken. It is tried elsewhere only with its client's
+    /// stream, which a link whose task has ended does not give back.
     async fn conclude(
-        &mut self,
+        mut self: Box<Self>,
         remains: Box<SessionLeftover>,
         record: &PeerRecord,
         stopper: &SessionStopper,
-    ) -> AttemptOutcome {
-        let (downstream, connect_request) = (&mut self.downstream, &mut self.connect_request);
-        let SessionLeftover { how, mut stream, rest, again, is_unsent } = *remains;
-        let peer = connect_request.tried.take();
-        match how {
-            SessionFate::Unsent | SessionFate::Refused(Refusal::OtherLink) => {
-                downstream.take_back(&mut stream);
-                connect_request.unsent = again;
-                return AttemptOutcome::Again;
-            }
-            SessionFate::Refused(why) => {
-                downstream.take_back(&mut stream);
-                connect_request.unsent = again;
-                return AttemptOutcome::Refused(refused_by_peer(why, peer, connect_request));
-            }
-            SessionFate::Unanswered => {
-                if record.note_unanswered() {
-                    connect_request.notices.warn(LogEvent::PeerRests.line(peer_rests(peer.as_ref())));
-                }
-                if is_unsent && !std::mem::replace(&mut downstream.has_waited, true) {
-                    downstream.take_back(&mut stream);
-                    connect_request.unsent = again;
-                    connect_request.refused_by.extend(peer);
-                    return AttemptOutcome::Refused(ConnectFailure {
-                        ended_by: EndedBy::Time,
-                        refusal: Refusal::Unavailable,
-                        at: RefusedAt::Peer,
-                        reason: unanswered_reason(),
-                    });
-                }
-            }
-            SessionFate::Clean
-            | SessionFate::StreamFailed(_)
-            | SessionFate::Reset(_)
-            | SessionFate::LinkLost(_)
-            | SessionFate::Idle => {}
+    ) -> AttemptOutcome<'a> {
+        let SessionLeftover { how, stream, rest, again, is_unsent } = *remains;
+        let peer = self.connect_request.tried.take();
+        if matches!(how, SessionFate::Unanswered) && record.note_unanswered() {
+            self.connect_request.notices.warn(LogEvent::PeerRests.line(peer_rests(peer.as_ref())));
         }
-        let local = LocalEnd { stream, toward: CountedDirection::Client, idle: downstream.idle };
-        AttemptOutcome::Ended(local.finish(how, &rest, connect_request.counters, stopper).await)
+        let (how, stream) = match (how, stream) {
+            (SessionFate::Unsent | SessionFate::Refused(Refusal::OtherLink), Some(client)) => {
+                self.connect_request.unsent = again;
+                return AttemptOutcome::Again(self.with_client(client));
+            }
+            (SessionFate::Refused(why), Some(client)) => {
+                self.connect_request.unsent = again;
+                let failure = refused_by_peer(why, peer, &mut self.connect_request);
+                return AttemptOutcome::Refused(self.with_client(client), failure);
+            }
+            (SessionFate::Unanswered, Some(client)) if is_unsent && !self.has_waited => {
+                self.has_waited = true;
+                self.connect_request.unsent = again;
+                self.connect_request.refused_by.extend(peer);
+                let failure = ConnectFailure {
+                    ended_by: EndedBy::Time,
+                    refusal: Refusal::Unavailable,
+                    at: RefusedAt::Peer,
+                    reason: unanswered_reason(),
+                };
+                return AttemptOutcome::Refused(self.with_client(client), failure);
+            }
+            (
+                how @ (SessionFate::Clean
+                | SessionFate::StreamFailed(_)
+                | SessionFate::Refused(_)
+                | SessionFate::Unsent
+                | SessionFate::Reset(_)
+                | SessionFate::LinkLost(_)
+                | SessionFate::Idle
+                | SessionFate::Unanswered),
+                stream,
+            ) => (how, stream),
+        };
+        let local = LocalEnd { stream, party: LocalParty::Client, idle: self.idle };
+        AttemptOutcome::Ended(local.finish(how, &rest, self.connect_request.counters, stopper).await)
     }
 
     /// The other gateway has taken it, over the link that the handle is of.
-    pub fn into_carried(self: Box<Self>, handle: SessionHandle) -> CarriedSession {
-        let Self { downstream: DownstreamSide { idle, permits, .. }, connect_request } = unboxed(self);
+    fn into_carried(self: Box<Self>, handle: SessionHandle) -> CarriedSession {
+        let Self { connect_request, idle, permits, .. } = unboxed(self);
         CarriedSession {
-            handle,
-            toward: CountedDirection::Client,
+            session: handle.with_permits(permits),
+            local: LocalParty::Client,
             idle,
-            _permits: permits,
             _backend: connect_request.backend,
         }
     }
 
     /// Gives the link that a session was opened on the stream of its backend.
-    pub async fn attach_to_link(
+    async fn attach_to_link(
         self: Box<Self>,
-        connected: Box<ConnectedUpstream>,
-    ) -> Result<CarriedSession, SessionEnd> {
-        let (Self { downstream, connect_request }, ConnectedUpstream { side, first: unsent, .. }) =
-            (unboxed(self), unboxed(connected));
-        let DownstreamSide { side: session, idle, permits, .. } = downstream;
-        let (Downstream::Opened(session), Upstream::Backend(stream)) = (session, side) else {
-            return Err(internal_end(connect_request.counters, "a session that no link has brought"));
-        };
-        connect_request.counters.set_via(session.link());
-        let local = Box::new(LocalSide {
-            stream,
-            unsent,
-            counters: connect_request.counters.clone(),
-            idle,
-            cause_of: link_session::cause_of_backend,
-        });
-        let handle = session.attach(local).await;
-        let toward = CountedDirection::Backend;
-        Ok(CarriedSession { handle, toward, idle, _permits: permits, _backend: connect_request.backend })
-    }
-
-    /// Answers a probe at the last half that recognises it as one. Its backend was connected; from here on an
-    /// echo answers, so that no byte of the probe reaches the backend.
-    pub async fn answer_probe(
-        mut self: Box<Self>,
-        connector: &Connector,
-        connected: Box<ConnectedUpstream>,
-        record: &SessionGuard,
-    ) -> EndWithRefusal {
-        let counters = record.counters();
-        // Its guard is held to the end.
-        let (mut reached, _guard) = match connected.side {
-            Upstream::Backend(stream) => (stream, None),
-            Upstream::Socks(stream, guard) => (stream, Some(guard)),
-            Upstream::Shared(_) => return (internal_end(counters, "a probe without a backend"), None),
-        };
-        reached.let_close_cleanly();
-        let echo = Upstream::Backend(NetStream::Echo(Box::default()));
-        let echo = Box::new(ConnectedUpstream { side: echo, peer: None, first: Vec::new() });
-        if let Downstream::Opened(_) = self.downstream.side {
-            return match self.attach_to_link(echo).await {
-                Ok(mut carried) => (carried.run(record).await, None),
-                Err(end) => (end, None),
-            };
-        }
-        match self.run_attempt(echo, record.stopper()).await {
-            AttemptOutcome::Ended(end)
-                if end.ended_by == EndedBy::Nobody && connector.may_refuse_after_grant() =>
-            {
-                match probe::is_refused_after_grant(&mut reached).await {
-                    true => {
-                        let phase = counters.phase();
-                        // Most often the backend is the cause.
-                        let refused =
-                            SessionRefusal { refusal: Refusal::BackendUnreachable, at: RefusedAt::Peer };
-                        (SessionEnd { ended_by: EndedBy::Peer, phase, reason: LATE.into() }, Some(refused))
-                    }
-                    false => (end, None),
-                }
-            }
-            AttemptOutcome::Ended(end) => (end, None),
-            AttemptOutcome::Refused(failure) => self.downstream.refuse(failure, counters).await,
-            AttemptOutcome::Again | AttemptOutcome::Carried(_) => {
-                let end = internal_end(counters, "an echo was lost");
-                (self.downstream.cut(end), None)
-            }
-        }
-    }
-}
-
-impl DownstreamSide {
-    /// Relays between two streams; the guard is of a SOCKS5 link that it goes to.
-    async fn relay_to(
-        &mut self,
-        mut upstream: NetStream,
-        link_guard: Option<LinkGuard>,
+        session: IncomingSession,
+        backend: NetStream,
         unsent: Vec<u8>,
-        counters: &SessionCounters,
+    ) -> CarriedSession {
+        let Self { connect_request, idle, permits, .. } = unboxed(self);
+        connect_request.counters.set_via(session.link());
+        let party = LocalParty::Backend;
+        let counters = connect_request.counters.clone();
+        let local = Box::new(LocalSide { stream: backend, unsent, counters, idle, party });
+        let session = session.attach(local, permits).await;
+        CarriedSession { session, local: party, idle, _backend: connect_request.backend }
+    }
+
+    /// Relays between two streams, one of which may be a SOCKS5 link.
+    async fn relay(
+        self: Box<Self>,
+        downstream: &mut NetStream,
+        mut upstream: NetStream,
+        unsent: Vec<u8>,
+        socks_link: Option<WhichSide>,
         stopper: &SessionStopper,
     ) -> SessionEnd {
-        let links = LinkSides { downstream: self.side.is_socks_link(), upstream: link_guard.is_some() };
-        if let Err(end) = grant_session(&mut self.side, counters).await {
-            return end;
-        }
-        let Some(downstream) = self.side.stream_mut() else {
-            return internal_end(counters, "a session without a client");
-        };
+        let counters = self.connect_request.counters;
         // The signal of the SOCKS5 link it uses, if any.
         let revocation = upstream.revocation();
         let relayed = tokio::select! {
             relayed = relay::relay(
-                &self.permits, downstream, &mut upstream, unsent, links, counters, self.idle,
+                &self.permits, downstream, &mut upstream, unsent, socks_link, counters, self.idle,
             ) => relayed,
-            () = stopper.until_stopped() => {
-                self.side = Downstream::Taken;
-                return stopper.end(counters.phase());
-            }
+            () = stopper.until_stopped() => return stopper.end(counters.phase()),
             () = revocation.given() => {
-                self.side = Downstream::Taken;
                 stopper.stop(StopReason::Revoked);
                 return stopper.end(counters.phase());
             }
         };
-        let is_clean = matches!(relayed, RelayOutcome::Clean);
-        if is_clean {
+        // Otherwise both are dropped with linger 0 set.
+        if matches!(relayed, RelayOutcome::Clean) {
             downstream.let_close_cleanly();
             upstream.let_close_cleanly();
         }
         let failed = pipe_failure(downstream).or_else(|| pipe_failure(&upstream));
-        drop(upstream);
-        if !is_clean {
-            // Dropped with linger 0 set.
-            self.side = Downstream::Taken;
-        }
-        failed.unwrap_or_else(|| report_end(relayed, links, counters.phase(), self.idle))
-    }
-
-    /// The client's stream is back from a link.
-    fn take_back(&mut self, stream: &mut Option<NetStream>) {
-        if let Some(stream) = stream.take() {
-            self.side = Downstream::Client(stream);
-        }
-    }
-
-    pub async fn refuse(self, failure: ConnectFailure, counters: &SessionCounters) -> EndWithRefusal {
-        refuse_session(self.side, failure, counters).await
-    }
-
-    /// Cuts the downstream side; the upstream side is not connected, or has been cut already.
-    pub fn cut(&mut self, end: SessionEnd) -> SessionEnd {
-        std::mem::replace(&mut self.side, Downstream::Taken).cut(cut_cause(end.ended_by));
-        end
+        failed.unwrap_or_else(|| report_end(relayed, socks_link, counters.phase(), self.idle))
     }
 }
 
@@ -350,18 +348,18 @@ impl CarriedSession {
     /// Waits until the session has ended on its link, or is stopped.
     pub async fn run(&mut self, record: &SessionGuard) -> SessionEnd {
         let remains = tokio::select! {
-            remains = self.handle.outcome() => Some(remains),
+            remains = self.session.outcome() => Some(remains),
             () = record.stopper().until_stopped() => None,
         };
         // Only from here on: an open session should hold no memory for them.
         let (counters, stopper) = (record.counters(), record.stopper());
         let Some(remains) = remains else {
             let end = stopper.end(counters.phase());
-            self.handle.set_cause(cut_cause(end.ended_by));
+            self.session.set_cause(cut_cause(end.ended_by));
             return end;
         };
         let SessionLeftover { how, stream, rest, .. } = unboxed(remains);
-        let local = LocalEnd { stream, toward: self.toward, idle: self.idle };
+        let local = LocalEnd { stream, party: self.local, idle: self.idle };
         // Boxed, because an open session should hold no memory for how it ends.
         Box::pin(local.finish(how, &rest, counters, stopper)).await
     }
@@ -371,7 +369,7 @@ impl CarriedSession {
 struct LocalEnd {
     /// None where it was never attached, or the link's task has ended in between.
     stream: Option<NetStream>,
-    toward: CountedDirection,
+    party: LocalParty,
     idle: Option<Duration>,
 }
 
@@ -385,9 +383,9 @@ impl LocalEnd {
         counters: &SessionCounters,
         stopper: &SessionStopper,
     ) -> SessionEnd {
-        let local = match self.toward {
-            CountedDirection::Client => WhichSide::Downstream,
-            CountedDirection::Backend => WhichSide::Upstream,
+        let local = match self.party {
+            LocalParty::Client => WhichSide::Downstream,
+            LocalParty::Backend => WhichSide::Upstream,
         };
         let Some(mut stream) = self.stream else {
             return report_unattached(how, local, counters.phase(), self.idle);
@@ -396,7 +394,10 @@ impl LocalEnd {
         let how = match how {
             SessionFate::Clean => {
                 let delivered = tokio::select! {
-                    delivered = link_session::deliver(&mut stream, rest, self.toward, counters, None) => delivered,
+                    // A receiver that is slow is not dead; the kernel ends one that is, and a stop or a kill does.
+                    delivered = link_session::deliver(
+                        &mut stream, rest, self.party, counters, DeliveryLimit::None,
+                    ) => delivered,
                     () = stopper.until_stopped() => {
                         return stopper.end(counters.phase());
                     }
@@ -410,7 +411,7 @@ impl LocalEnd {
             | SessionFate::Refused(_)
             | SessionFate::Unsent
             | SessionFate::LinkLost(_)) => {
-                link_session::deliver_before_cut(&mut stream, rest, self.toward, counters).await;
+                link_session::deliver_before_cut(&mut stream, rest, self.party, counters).await;
                 how
             }
         };
@@ -451,18 +452,14 @@ fn refused_by_peer(
     ConnectFailure { ended_by, refusal: why, at: RefusedAt::Peer, reason }
 }
 
-async fn grant_session(downstream: &mut Downstream, counters: &SessionCounters) -> Result<(), SessionEnd> {
+/// Answers CONNECT, if that was asked for.
+async fn grant_session(link: &mut SocksDownstream, counters: &SessionCounters) -> Result<(), SessionEnd> {
     let end = |reason| SessionEnd { ended_by: EndedBy::Peer, phase: counters.phase(), reason };
-    match tokio::time::timeout(HANDSHAKE_TIMEOUT, Box::pin(downstream.grant())).await {
+    match tokio::time::timeout(HANDSHAKE_TIMEOUT, Box::pin(link.grant())).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(end(format!("the link was lost before the answer: {error}"))),
         Err(_) => Err(end("the link takes no bytes".into())),
     }
-}
-
-fn internal_end(counters: &SessionCounters, what: &str) -> SessionEnd {
-    let reason = format!("{what}; this is a bug");
-    SessionEnd { ended_by: EndedBy::Internal, phase: counters.phase(), reason }
 }
 
 pub(super) async fn refuse_session(

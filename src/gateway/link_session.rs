@@ -9,67 +9,43 @@ use std::{io, time::Duration};
 use tokio::{io::AsyncWriteExt, time::timeout};
 
 use crate::{
-    link::multiplex::handle::Undelivered,
-    net::{
-        exhausted::ExhaustedResource,
-        stream::NetStream,
-        tcp,
-        timeout::{STALLED_MAX, TimeoutError},
-        ws::NotUtf8,
-    },
-    proto::multiplex::frame::CutCause,
+    link::multiplex::{handle::Undelivered, local_party::LocalParty},
+    net::{stream::NetStream, tcp, timeout::STALLED_MAX},
     telemetry::registry::SessionCounters,
 };
 
-/// The direction in which bytes for a stream are counted.
-#[derive(Debug, Clone, Copy)]
-pub enum CountedDirection {
-    Client,
-    Backend,
+/// How long a stream may take nothing while it is given its last bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeliveryLimit {
+    /// As long as it wants: after a clean end nothing else waits for it.
+    None,
+    /// The other side has failed, and its failure is to be passed on.
+    Stalled(Duration),
 }
 
-/// The cause to report to the other gateway when a client's stream fails.
-pub fn cause_of_client(stream: &NetStream, error: &io::Error) -> CutCause {
-    if let Some(failure) = stream.pipe().and_then(|pipe| pipe.failure()) {
-        return match failure.party {
-            crate::net::pipe::FailureOrigin::Backend => CutCause::Backend,
-            crate::net::pipe::FailureOrigin::Timeout => CutCause::Time,
-        };
-    }
-    match () {
-        () if ExhaustedResource::of(error).is_some() => CutCause::Other,
-        () if TimeoutError::is_cause_of(error) => CutCause::Time,
-        () if NotUtf8::is_cause_of(error) => CutCause::Backend,
-        () => CutCause::Client,
-    }
-}
-
-/// The cause to report to the other gateway when a backend's stream fails.
-pub fn cause_of_backend(_: &NetStream, error: &io::Error) -> CutCause {
-    if ExhaustedResource::of(error).is_some() { CutCause::Other } else { CutCause::Backend }
-}
-
-/// Gives a stream the bytes it has yet to take; `stalled` limits how long it may take nothing.
+/// Gives a stream the bytes it has yet to take.
 pub async fn deliver(
     stream: &mut NetStream,
     rest: &Undelivered,
-    toward: CountedDirection,
+    party: LocalParty,
     counters: &SessionCounters,
-    stalled: Option<Duration>,
+    limit: DeliveryLimit,
 ) -> io::Result<()> {
     for mut left in rest.bytes.pieces() {
         while !left.is_empty() {
             let written = stream.write(left);
-            let count = match stalled {
-                Some(stalled) => timeout(stalled, written).await.map_err(|_| io::ErrorKind::TimedOut)??,
-                None => written.await?,
+            let count = match limit {
+                DeliveryLimit::None => written.await?,
+                DeliveryLimit::Stalled(longest) => {
+                    timeout(longest, written).await.map_err(|_| io::ErrorKind::TimedOut)??
+                }
             };
             if count == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
-            match toward {
-                CountedDirection::Client => counters.add_down(count),
-                CountedDirection::Backend => counters.add_up(count),
+            match party {
+                LocalParty::Client => counters.add_down(count),
+                LocalParty::Backend => counters.add_up(count),
             }
             left = &left[count..];
         }
@@ -85,10 +61,11 @@ pub async fn deliver(
 pub async fn deliver_before_cut(
     stream: &mut NetStream,
     rest: &Undelivered,
-    toward: CountedDirection,
+    party: LocalParty,
     counters: &SessionCounters,
 ) {
-    let delivered = deliver(stream, rest, toward, counters, Some(STALLED_MAX)).await;
+    let limit = DeliveryLimit::Stalled(STALLED_MAX);
+    let delivered = deliver(stream, rest, party, counters, limit).await;
     if delivered.is_ok()
         && let Some(socket) = stream.tcp()
     {

@@ -16,7 +16,8 @@ use tokio::{
 
 use super::{
     attempt::{
-        AdmittedSession, AttemptOutcome, CarriedSession, DownstreamSide, EndWithRefusal, refuse_session,
+        AdmittedRequest, AdmittedSession, AttemptOutcome, CarriedSession, EndWithRefusal, ReachedBackend,
+        refuse_session,
     },
     service::{Service, ServiceSettings},
     session::{SessionContext, unboxed},
@@ -75,7 +76,7 @@ fn admit<'a>(
     mut request: Box<SessionRequest>,
     record: &'a SessionGuard,
     sessions: &'a SessionContext,
-) -> Result<Box<AdmittedSession<'a>>, Box<RefusedSession>> {
+) -> Result<AdmittedSession<'a>, Box<RefusedSession>> {
     let counters = record.counters();
     counters.enter(SessionPhase::Authorising);
     let admitted = admit_session(&mut request, service, settings, sessions, counters);
@@ -104,13 +105,9 @@ fn admit<'a>(
         backend: None,
         tried: None,
     };
-    let downstream = DownstreamSide {
-        side: pace_client(request.downstream, request.half, service),
-        idle: settings.idle,
-        has_waited: false,
-        permits,
-    };
-    Ok(Box::new(AdmittedSession { downstream, connect_request }))
+    let admitted = AdmittedRequest { connect_request, idle: settings.idle, has_waited: false, permits };
+    let downstream = pace_client(request.downstream, request.half, service);
+    Ok(AdmittedSession { downstream, admitted: Box::new(admitted) })
 }
 
 /// The result of opening a session.
@@ -141,58 +138,70 @@ pub(super) async fn open(
         let connecting =
             Box::pin(connect_while_client_waits(destination, &mut session, stopper, &sessions.switching));
         let connected = match connecting.await {
-            Err(end) => return SessionStart::Over((session.downstream.cut(end), None)),
+            Err(end) => return SessionStart::Over((session.cut(end), None)),
             Ok(Ok(connected)) => connected,
             Ok(Err(failure)) => {
-                return SessionStart::Over(Box::pin(session.downstream.refuse(failure, counters)).await);
+                return SessionStart::Over(Box::pin(session.refuse(failure, counters)).await);
             }
         };
         if let Some(peer) = &connected.peer {
             record.set_peer(&peer.label());
         }
-        if let Upstream::Backend(_) | Upstream::Socks(..) = connected.side {
-            if session.connect_request.probe {
+        let connected = match for_probe(connected, &session) {
+            Ok(reached) => {
                 let connector = destination.connector();
-                return SessionStart::Over(
-                    Box::pin(session.answer_probe(&connector, connected, record)).await,
-                );
+                return SessionStart::Over(Box::pin(session.answer_probe(&connector, reached, record)).await);
             }
-            if let Downstream::Opened(_) = session.downstream.side {
-                let attached = session.attach_to_link(connected).await;
-                return attached.map_or_else(|end| SessionStart::Over((end, None)), SessionStart::Carried);
-            }
-        }
+            Err(connected) => connected,
+        };
         match session.run_attempt(connected, stopper).await {
-            AttemptOutcome::Carried(handle) => return SessionStart::Carried(session.into_carried(handle)),
+            AttemptOutcome::Carried(carried) => return SessionStart::Carried(carried),
             AttemptOutcome::Ended(end) => return SessionStart::Over((end, None)),
-            AttemptOutcome::Refused(failure) => {
+            AttemptOutcome::Refused(refused, failure) => {
+                session = refused;
                 // After waiting for one backend, no other is waited for.
                 let goes_on = failure.refusal != Refusal::BackendLate
-                    && destination.connector().has_other(&session.connect_request);
+                    && destination.connector().has_other(&session.admitted.connect_request);
                 let has_room = goes_on || {
                     let making = close_idle_session(
                         &failure,
                         destination.service,
-                        &mut session.connect_request,
+                        &mut session.admitted.connect_request,
                         &mut idle_closed,
                     );
                     tokio::select! {
                         biased;
                         () = stopper.until_stopped() => false,
-                        () = wait_until_client_left(&mut session.downstream.side, counters) => false,
+                        () = wait_until_client_left(&mut session.downstream, counters) => false,
                         made = making => made,
                     }
                 };
                 if !has_room {
-                    return SessionStart::Over(Box::pin(session.downstream.refuse(failure, counters)).await);
+                    return SessionStart::Over(Box::pin(session.refuse(failure, counters)).await);
                 }
             }
-            AttemptOutcome::Again => {}
+            AttemptOutcome::Again(lost) => session = lost,
         }
     }
     let reason = format!("{TRIES_MAX} links or gateways were tried");
     let failure = ConnectFailure::here(EndedBy::Peer, Refusal::Unavailable, reason);
-    SessionStart::Over(Box::pin(session.downstream.refuse(failure, counters)).await)
+    SessionStart::Over(Box::pin(session.refuse(failure, counters)).await)
+}
+
+/// The backend that a probe has reached, and what it answers. Over a link of our own it goes on like a session.
+fn for_probe(
+    connected: Box<ConnectedUpstream>,
+    session: &AdmittedSession<'_>,
+) -> Result<ReachedBackend, Box<ConnectedUpstream>> {
+    if !session.admitted.connect_request.probe {
+        return Err(connected);
+    }
+    let ConnectedUpstream { side, peer, first } = unboxed(connected);
+    match side {
+        Upstream::Backend(stream) => Ok(ReachedBackend { stream, _guard: None }),
+        Upstream::Socks(stream, guard) => Ok(ReachedBackend { stream, _guard: Some(guard) }),
+        side @ Upstream::Shared(_) => Err(Box::new(ConnectedUpstream { side, peer, first })),
+    }
 }
 
 /// Where another gateway is full: closes the session that has been idle for longest, which counts there like one at
@@ -226,7 +235,8 @@ async fn connect_while_client_waits(
     stopper: &SessionStopper,
     switching: &AtomicBool,
 ) -> Result<Result<Box<ConnectedUpstream>, ConnectFailure>, SessionEnd> {
-    let AdmittedSession { downstream, connect_request } = session;
+    let AdmittedSession { downstream, admitted } = session;
+    let connect_request = &mut admitted.connect_request;
     let (counters, service, is_probe) =
         (connect_request.counters, destination.service, connect_request.probe);
     tokio::select! {
@@ -241,7 +251,7 @@ async fn connect_while_client_waits(
             }
             Ok(connected.map(Box::new))
         }
-        () = wait_until_client_left(&mut downstream.side, counters) => {
+        () = wait_until_client_left(downstream, counters) => {
             Err(SessionEnd { ended_by: EndedBy::Client, phase: counters.phase(), reason: CLIENT_LEFT.into() })
         }
     }

@@ -60,28 +60,22 @@ pub enum RelayOutcome {
     Idle,
 }
 
-/// The sides of a session that are SOCKS5 links, which [`SocksLinkWatch`] watches for silence.
-#[derive(Debug, Clone, Copy)]
-pub struct LinkSides {
-    pub downstream: bool,
-    pub upstream: bool,
-}
-
 /// Relays until both directions have ended, a side fails, or nothing moves for `idle`. `first` is sent upstream
-/// before anything else. Taking the permits proves that the session holds its places.
+/// before anything else. `socks_link` is the side that is a SOCKS5 link, if one is: [`SocksLinkWatch`] watches it for
+/// silence. Taking the permits proves that the session holds them.
 pub async fn relay(
     _permits: &SessionPermits,
     downstream: &mut NetStream,
     upstream: &mut NetStream,
     first: Vec<u8>,
-    links: LinkSides,
+    socks_link: Option<WhichSide>,
     counters: &SessionCounters,
     idle: Option<Duration>,
 ) -> RelayOutcome {
     let mut relay = Relay {
         downstream,
         upstream,
-        links,
+        socks_link,
         counters,
         up: RelayDirection::starting_with(first),
         down: RelayDirection::default(),
@@ -112,7 +106,7 @@ pub async fn relay(
 struct Relay<'a> {
     downstream: &'a mut NetStream,
     upstream: &'a mut NetStream,
-    links: LinkSides,
+    socks_link: Option<WhichSide>,
     counters: &'a SessionCounters,
     up: RelayDirection,
     down: RelayDirection,
@@ -200,16 +194,14 @@ impl Relay<'_> {
 
     /// Whether a side has not yet acknowledged everything it was sent.
     fn check_sockets(&mut self) -> Result<bool, SideFailure> {
-        if !std::mem::replace(&mut self.was_checked, true) && !self.links.upstream {
+        if !std::mem::replace(&mut self.was_checked, true) && self.socks_link != Some(WhichSide::Upstream) {
             self.upstream.tcp().into_iter().for_each(tcp::keep_edge_alive);
         }
-        let sides = [
-            (WhichSide::Downstream, &*self.downstream, self.links.downstream),
-            (WhichSide::Upstream, &*self.upstream, self.links.upstream),
-        ];
+        let sides = [(WhichSide::Downstream, &*self.downstream), (WhichSide::Upstream, &*self.upstream)];
         let mut is_owed = false;
-        for ((which, side, is_link), delivery) in sides.into_iter().zip(&mut self.deliveries) {
-            let delivered = check_socket(side, is_link.then_some(delivery));
+        for ((which, side), delivery) in sides.into_iter().zip(&mut self.deliveries) {
+            let delivery = (self.socks_link == Some(which)).then_some(delivery);
+            let delivered = check_socket(side, delivery);
             is_owed |= delivered.map_err(|error| (which, error))? != SocksLinkState::All;
         }
         Ok(is_owed)
@@ -437,7 +429,8 @@ mod tests {
     use super::*;
     use crate::gateway::idle_watch::SOCKET_CHECK_INTERVAL;
 
-    const EDGES: LinkSides = LinkSides { downstream: false, upstream: false };
+    /// What the runtime's timers and a vector that grows ask for, whatever the number of chunks.
+    const ALLOCATIONS_MAX: usize = 16;
 
     async fn pipe() -> (NetStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
@@ -454,7 +447,7 @@ mod tests {
         let (counters, permits) = (SessionCounters::default(), SessionPermits::of_test());
         let relaying = async {
             let end =
-                relay(&permits, &mut downstream, &mut upstream, Vec::new(), EDGES, &counters, None).await;
+                relay(&permits, &mut downstream, &mut upstream, Vec::new(), None, &counters, None).await;
             downstream.let_close_cleanly();
             upstream.let_close_cleanly();
             drop((downstream, upstream));
@@ -518,7 +511,7 @@ mod tests {
         let permits = SessionPermits::of_test();
         let began = tokio::time::Instant::now();
         let end =
-            relay(&permits, &mut downstream, &mut upstream, Vec::new(), EDGES, &counters, Some(idle)).await;
+            relay(&permits, &mut downstream, &mut upstream, Vec::new(), None, &counters, Some(idle)).await;
         assert!(matches!(end, RelayOutcome::Idle), "{end:?}");
         let took = began.elapsed();
         assert!(took >= idle && took <= idle + 2 * SOCKET_CHECK_INTERVAL, "{took:?}");
@@ -529,7 +522,7 @@ mod tests {
         let ((mut downstream, mut client), (mut upstream, mut backend)) = (pipe().await, pipe().await);
         let (counters, hour) = (SessionCounters::default(), Duration::from_secs(3600));
         let permits = SessionPermits::of_test();
-        let relaying = relay(&permits, &mut downstream, &mut upstream, Vec::new(), EDGES, &counters, None);
+        let relaying = relay(&permits, &mut downstream, &mut upstream, Vec::new(), None, &counters, None);
         let talking = async {
             client.shutdown().await.expect("it ends");
             assert_eq!(all(&mut backend).await, b"");
@@ -556,7 +549,7 @@ mod tests {
         }
         let (counters, permits) = (SessionCounters::default(), SessionPermits::of_test());
         let relayed =
-            relay(&permits, &mut downstream, &mut upstream, Vec::new(), EDGES, &counters, None).await;
+            relay(&permits, &mut downstream, &mut upstream, Vec::new(), None, &counters, None).await;
         assert!(matches!(relayed, RelayOutcome::Failed(WhichSide::Downstream, _)), "{relayed:?}");
         assert_eq!(counters.phase(), SessionPhase::Relaying);
     }

@@ -3,7 +3,7 @@
 
 use std::{io, time::Duration};
 
-use super::relay::{LinkSides, RelayOutcome, WhichSide};
+use super::relay::{RelayOutcome, WhichSide};
 use crate::{
     link::multiplex::{handle::SessionFate, timing::OPEN_TIMEOUT},
     net::{
@@ -24,17 +24,17 @@ use crate::{
 /// The reason when a client leaves before its session is connected.
 pub(super) const CLIENT_LEFT: &str = "the client left";
 
-/// The end of a session between two streams.
+/// The end of a session between two streams; `socks_link` is the side that is a SOCKS5 link, if one is.
 pub(super) fn report_end(
     relayed: RelayOutcome,
-    links: LinkSides,
+    socks_link: Option<WhichSide>,
     phase: SessionPhase,
     idle: Option<Duration>,
 ) -> SessionEnd {
     let (ended_by, reason) = match relayed {
         RelayOutcome::Clean => return SessionEnd::clean(),
         RelayOutcome::Idle => idle_end(idle),
-        RelayOutcome::Failed(side, error) => stream_failure(side, links, &error),
+        RelayOutcome::Failed(side, error) => stream_failure(side, socks_link, &error),
     };
     SessionEnd { ended_by, phase, reason }
 }
@@ -48,10 +48,7 @@ pub(super) fn report_fate(
 ) -> SessionEnd {
     let (ended_by, reason) = match fate {
         SessionFate::Clean => return SessionEnd::clean(),
-        SessionFate::StreamFailed(error) => {
-            let no_link = LinkSides { downstream: false, upstream: false };
-            stream_failure(local, no_link, &error)
-        }
+        SessionFate::StreamFailed(error) => stream_failure(local, None, &error),
         SessionFate::Idle => idle_end(idle),
         SessionFate::Unanswered => (EndedBy::Time, unanswered_reason()),
         SessionFate::Reset(cause) => (ended_by(cause), describe_cause(cause).into()),
@@ -89,19 +86,19 @@ fn idle_end(idle: Option<Duration>) -> (EndedBy, String) {
     (EndedBy::Time, format!("no byte either way for {}", humantime::format_duration(limit)))
 }
 
-fn stream_failure(side: WhichSide, links: LinkSides, error: &io::Error) -> (EndedBy, String) {
+fn stream_failure(side: WhichSide, socks_link: Option<WhichSide>, error: &io::Error) -> (EndedBy, String) {
     match side {
         _ if ExhaustedResource::of(error).is_some() => (EndedBy::Limit, ExhaustedResource::describe(error)),
         WhichSide::Downstream if TimeoutError::is_cause_of(error) => (EndedBy::Time, error.to_string()),
         WhichSide::Downstream if NotUtf8::is_cause_of(error) => (EndedBy::Backend, error.to_string()),
-        WhichSide::Downstream if !links.downstream => {
+        WhichSide::Downstream if socks_link != Some(side) => {
             (EndedBy::Client, format!("the client failed: {error}"))
         }
         // The DMZ half passes a client's cut on as a reset of a SOCKS5 link.
         WhichSide::Downstream if is_cut(error) => {
             (EndedBy::Client, format!("the client or its link was cut: {error}"))
         }
-        WhichSide::Upstream if !links.upstream => {
+        WhichSide::Upstream if socks_link != Some(side) => {
             let alert = TlsError::alert(error, TlsParty::Backend);
             let reason = alert.map_or_else(|| error.to_string(), |alert| alert.to_string());
             (EndedBy::Backend, format!("the backend failed: {reason}"))

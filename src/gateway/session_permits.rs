@@ -25,6 +25,7 @@ use crate::{
     connect::ConnectFailure,
     link::{
         Peer,
+        multiplex::handle::HeldPermits,
         shares::{GatewayShares, SharePermit},
     },
     profile::{Half, SessionLimits},
@@ -36,7 +37,8 @@ use crate::{
     },
 };
 
-/// The permits that a session holds until it ends. The relay does not run without them:
+/// The permits that a session holds until it ends. The relay does not run without them, and no link carries a session
+/// of the other gateway without them ([`IncomingSession`](crate::link::multiplex::handle::IncomingSession)):
 ///
 /// ```
 /// use portcullis::{
@@ -45,9 +47,8 @@ use crate::{
 ///     telemetry::registry::SessionCounters,
 /// };
 ///
-/// async fn carry(places: &SessionPermits, client: &mut NetStream, backend: &mut NetStream) -> RelayOutcome {
-///     let (links, counters) = (LinkSides { downstream: false, upstream: false }, SessionCounters::default());
-///     relay(places, client, backend, Vec::new(), links, &counters, None).await
+/// async fn carry(permits: &SessionPermits, client: &mut NetStream, backend: &mut NetStream) -> RelayOutcome {
+///     relay(permits, client, backend, Vec::new(), None, &SessionCounters::default(), None).await
 /// }
 /// ```
 ///
@@ -57,8 +58,7 @@ use crate::{
 /// use portcullis::{gateway::relay::*, net::stream::NetStream, telemetry::registry::SessionCounters};
 ///
 /// async fn carry(client: &mut NetStream, backend: &mut NetStream) -> RelayOutcome {
-///     let (links, counters) = (LinkSides { downstream: false, upstream: false }, SessionCounters::default());
-///     relay(client, backend, Vec::new(), links, &counters, None).await
+///     relay(client, backend, Vec::new(), None, &SessionCounters::default(), None).await
 /// }
 /// ```
 ///
@@ -67,7 +67,7 @@ use crate::{
 /// ```compile_fail,E0599
 /// use portcullis::gateway::session_permits::SessionPermits;
 ///
-/// let places = SessionPermits::default();
+/// let permits = SessionPermits::default();
 /// ```
 ///
 /// ```compile_fail,E0277
@@ -84,10 +84,12 @@ pub struct SessionPermits {
     _backend: Option<Box<SharePermit>>,
 }
 
+impl HeldPermits for SessionPermits {}
+
 #[cfg(test)]
 impl SessionPermits {
     /// The permits of the only session of a service.
-    pub(super) fn of_test() -> Self {
+    pub(crate) fn of_test() -> Self {
         let name = ServiceName::parse("test").expect("a name");
         let group = BackendGroup::new(&name, &Backend::Echo.into(), &EdgeTls::default());
         let settings = ServiceSettings { sessions: 1, ..ServiceSettings::default() };

@@ -52,8 +52,6 @@ pub enum Downstream {
     Socks(SocksDownstream),
     /// The other gateway has opened the session on a link of our own.
     Opened(Box<IncomingSession>),
-    /// It was moved to a link's task.
-    Taken,
 }
 
 /// A SOCKS5 link that a session has come over.
@@ -88,35 +86,20 @@ impl Downstream {
     pub fn stream(&self) -> Option<&NetStream> {
         match self {
             Self::Client(stream) | Self::Socks(SocksDownstream { stream, .. }) => Some(stream),
-            Self::Opened(_) | Self::Taken => None,
+            Self::Opened(_) => None,
         }
     }
 
     pub fn stream_mut(&mut self) -> Option<&mut NetStream> {
         match self {
             Self::Client(stream) | Self::Socks(SocksDownstream { stream, .. }) => Some(stream),
-            Self::Opened(_) | Self::Taken => None,
+            Self::Opened(_) => None,
         }
-    }
-
-    pub fn is_socks_link(&self) -> bool {
-        matches!(self, Self::Socks(_))
     }
 
     /// Signals when a certificate shown on it is revoked. For a shared link, the link's task watches for that.
     pub fn revocation(&self) -> RevocationSignal {
         self.stream().map(NetStream::revocation).unwrap_or_default()
-    }
-
-    /// From here on it carries the session's bytes. `opened` goes out with the first of them, or when the relay has none
-    /// to send.
-    pub async fn grant(&mut self) -> io::Result<()> {
-        if let Self::Socks(SocksDownstream { stream, reply: reply @ SocksReply::Pending, .. }) = self {
-            *reply = SocksReply::Sent;
-            let sent = socks5::send_reply(stream, socks5_proto::Reply::Succeeded);
-            return sent.await.map_err(io::Error::other);
-        }
-        Ok(())
     }
 
     pub async fn refuse(self, refusal: Refusal) {
@@ -126,7 +109,7 @@ impl Downstream {
             }
             Self::Opened(session) => session.refuse(refusal).await,
             // Dropped with linger 0 set, the socket is reset.
-            Self::Client(_) | Self::Socks(_) | Self::Taken => {}
+            Self::Client(_) | Self::Socks(_) => {}
         }
     }
 
@@ -134,6 +117,24 @@ impl Downstream {
     pub fn cut(self, cause: CutCause) {
         if let Self::Opened(session) = self {
             session.cut(cause);
+        }
+    }
+}
+
+impl SocksDownstream {
+    /// The stream of its bytes.
+    pub fn stream_mut(&mut self) -> &mut NetStream {
+        &mut self.stream
+    }
+
+    /// From here on it carries the session's bytes: answers CONNECT, if that was asked for.
+    pub async fn grant(&mut self) -> io::Result<()> {
+        match std::mem::replace(&mut self.reply, SocksReply::Sent) {
+            SocksReply::Sent => Ok(()),
+            SocksReply::Pending => {
+                let sent = socks5::send_reply(&mut self.stream, socks5_proto::Reply::Succeeded);
+                sent.await.map_err(io::Error::other)
+            }
         }
     }
 }

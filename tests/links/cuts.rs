@@ -6,7 +6,6 @@
 
 use std::{
     collections::BTreeMap,
-    io,
     sync::{Arc, atomic::AtomicU32},
     time::Duration,
 };
@@ -16,7 +15,8 @@ use portcullis::{
         Peer,
         load::LinkLoad,
         multiplex::{
-            handle::{LinkHandle, LinkLoss, LocalSide, SessionFate, SessionHandle},
+            handle::{HeldPermits, LinkHandle, LinkLoss, LocalSide, PermittedSession, SessionFate},
+            local_party::LocalParty,
             task::{LinkParts, MultiplexedLink, OwnerEvent},
         },
     },
@@ -216,7 +216,7 @@ async fn play(reader: LinkEnd, bytes: &[u8], close: Close) -> (Sessions, LinkLos
                     next += 1;
                     assert_eq!(*open, request(next));
                     let (ours, theirs) = connection().await;
-                    sessions.spawn(carried(next, session.attach(side(theirs)).await, ours));
+                    sessions.spawn(carried(next, session.attach(side(theirs), Unlimited).await, ours));
                 }
                 OwnerEvent::Ended(loss) => return loss,
                 _ => {}
@@ -232,24 +232,27 @@ async fn opens(handle: &LinkHandle, sessions: &mut JoinSet<(u32, (SessionFate, V
     for number in 1..=SESSIONS {
         let (ours, theirs) = connection().await;
         let folder = LinkLoad::new(1).take().unwrap();
-        let handle = handle.open(request(number), side(theirs), folder).await.unwrap();
+        let handle =
+            handle.open(request(number), side(theirs), folder).await.unwrap().with_permits(Unlimited);
         sessions.spawn(carried(number, handle, ours));
     }
 }
 
+/// The permits of a session that nothing limits.
+struct Unlimited;
+
+impl HeldPermits for Unlimited {}
+
 fn side(stream: TcpStream) -> Box<LocalSide> {
-    fn cause(_: &NetStream, _: &io::Error) -> CutCause {
-        CutCause::Other
-    }
     let stream = NetStream::Tcp(stream);
     let counters = Arc::new(SessionCounters::default());
-    Box::new(LocalSide { stream, unsent: Vec::new(), counters, idle: None, cause_of: cause })
+    Box::new(LocalSide { stream, unsent: Vec::new(), counters, idle: None, party: LocalParty::Client })
 }
 
 /// The peer of a session's stream says nothing and ends at once; how the session ended, and what it was given.
 async fn carried(
     number: u32,
-    mut session: SessionHandle,
+    mut session: PermittedSession<Unlimited>,
     mut stream: TcpStream,
 ) -> (u32, (SessionFate, Vec<u8>)) {
     stream.shutdown().await.unwrap();

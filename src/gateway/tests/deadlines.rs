@@ -15,7 +15,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    gateway::link_session,
+    gateway::session_permits::SessionPermits,
     link::{
         DIAL_TIMEOUT, DRAIN_TIMEOUT, HANDSHAKE_TIMEOUT, LINGERING_CLOSE_TIMEOUT, Peer,
         agreement::{AgreedLink, AgreedLinkEvent, Agreement},
@@ -25,6 +25,7 @@ use crate::{
         multiplex::{
             handle::{LinkLoss, LocalSide, SessionFate},
             parked::PARKED_TIMEOUT,
+            local_party::LocalParty,
             receiving::FRAME_TIMEOUT,
             timing::OPEN_TIMEOUT,
         },
@@ -261,7 +262,7 @@ async fn check_answer(value: Duration) {
         unsent: Vec::new(),
         counters: Arc::new(SessionCounters::default()),
         idle: None,
-        cause_of: link_session::cause_of_client,
+        party: LocalParty::Client,
     };
     let (handle, slot) = (link.handle().clone(), link.load().take().expect("a place"));
     let opening = async {
@@ -323,10 +324,10 @@ async fn check_parked(value: Duration) {
         unsent: Vec::new(),
         counters: Arc::new(SessionCounters::default()),
         idle: None,
-        cause_of: link_session::cause_of_backend,
+        party: LocalParty::Backend,
     };
     let moving = async {
-        let mut session = session.attach(Box::new(local)).await;
+        let mut session = session.attach(Box::new(local), SessionPermits::of_test()).await;
         theirs.read_exact(&mut [0; HEADER_BYTES]).await.expect("it is opened");
         theirs.write_all(&moves).await.expect("it is taken");
         theirs.read_exact(&mut [0; HEADER_BYTES + MOVE_BYTES]).await.expect("it is answered");

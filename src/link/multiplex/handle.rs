@@ -12,7 +12,7 @@ use std::{
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{credit::ReceiveWindow, held::HeldBytes, moving::MovedSession};
+use super::{credit::ReceiveWindow, held::HeldBytes, local_party::LocalParty, moving::MovedSession};
 use crate::{
     link::{liveness::SILENCE_MAX, load::SessionSlot},
     net::stream::NetStream,
@@ -61,8 +61,8 @@ pub struct LocalSide {
     pub counters: Arc<SessionCounters>,
     /// The session ends after this long without a byte in either direction.
     pub idle: Option<Duration>,
-    /// The cause to report to the other gateway when the stream fails.
-    pub cause_of: fn(&NetStream, &io::Error) -> CutCause,
+    /// Whose stream it is.
+    pub party: LocalParty,
 }
 
 /// What remains of a session after it has ended on its link.
@@ -206,7 +206,73 @@ pub struct SessionHandle {
     _served: Option<Arc<()>>,
 }
 
-/// A session that the other gateway has opened. It is either refused or given the stream of its backend.
+/// The permits of a session under the limits of its service and its peer. They are made where sessions are let in,
+/// which no link knows about.
+pub trait HeldPermits: Send {}
+
+/// Permits of a session that nothing limits, for tests of links alone.
+#[cfg(test)]
+impl HeldPermits for () {}
+
+/// A session that a link carries, with the permits that it holds. Dropping it cuts the session.
+#[derive(Debug)]
+pub struct PermittedSession<P> {
+    pub(super) handle: SessionHandle,
+    _permits: P,
+}
+
+impl<P: HeldPermits> PermittedSession<P> {
+    /// Waits until the session has ended on its link.
+    ///
+    /// Not an async function: an open session waits here, and each layer would take memory.
+    pub fn outcome(&mut self) -> impl Future<Output = Box<SessionLeftover>> {
+        self.handle.outcome()
+    }
+
+    /// Sets the cause to report if it is dropped before it has ended.
+    pub fn set_cause(&self, cause: CutCause) {
+        self.handle.set_cause(cause);
+    }
+}
+
+/// A session that the other gateway has opened. It is either refused, or given its permits and the stream of its
+/// backend:
+///
+/// ```
+/// use portcullis::{gateway::session_permits::SessionPermits, link::multiplex::handle::*};
+///
+/// async fn carry(session: IncomingSession, backend: Box<LocalSide>, permits: SessionPermits) {
+///     session.attach(backend, permits).await;
+/// }
+/// ```
+///
+/// Without permits nothing carries it:
+///
+/// ```compile_fail,E0061
+/// use portcullis::link::multiplex::handle::*;
+///
+/// async fn carry(session: IncomingSession, backend: Box<LocalSide>) {
+///     session.attach(backend).await;
+/// }
+/// ```
+///
+/// ```compile_fail,E0277
+/// use portcullis::link::multiplex::handle::*;
+///
+/// async fn carry(session: IncomingSession, backend: Box<LocalSide>) {
+///     session.attach(backend, ()).await;
+/// }
+/// ```
+///
+/// And they are held as long as the session lives; nobody takes them out of it:
+///
+/// ```compile_fail,E0616
+/// use portcullis::{gateway::session_permits::SessionPermits, link::multiplex::handle::*};
+///
+/// fn release(session: PermittedSession<SessionPermits>) -> SessionPermits {
+///     session._permits
+/// }
+/// ```
 #[derive(Debug)]
 pub struct IncomingSession {
     link: u64,
@@ -257,6 +323,11 @@ impl SessionOwner {
 }
 
 impl SessionHandle {
+    /// The session holds these permits from now on.
+    pub fn with_permits<P: HeldPermits>(self, permits: P) -> PermittedSession<P> {
+        PermittedSession { handle: self, _permits: permits }
+    }
+
     pub(super) fn holding(self, served: Arc<()>) -> Self {
         Self { _served: Some(served), ..self }
     }
@@ -308,10 +379,10 @@ impl IncomingSession {
     }
 
     /// Attaches the backend's stream; the session is carried from now on.
-    pub async fn attach(self, side: Box<LocalSide>) -> SessionHandle {
+    pub async fn attach<P: HeldPermits>(self, side: Box<LocalSide>, permits: P) -> PermittedSession<P> {
         // If the link has ended, the outcome says so.
         let _ = self.commands.send(LinkCommand::Attach(self.number, side)).await;
-        self.handle
+        self.handle.with_permits(permits)
     }
 
     /// Waits, before anything is attached, until the other gateway or the link has given the session up.

@@ -22,6 +22,7 @@ pub mod credit;
 pub mod handle;
 pub mod held;
 pub mod moving;
+pub mod local_party;
 pub mod parked;
 pub mod ready;
 pub mod receiving;

@@ -400,7 +400,7 @@ impl LinkedSession {
     /// The cause to report to the other gateway when the stream fails.
     pub fn failure_cause(&self) -> CutCause {
         let Outbound::Failed { error, .. } = &self.outbound else { return CutCause::Other };
-        self.local.as_ref().map_or(CutCause::Other, |side| (side.cause_of)(&side.stream, error))
+        self.local.as_ref().map_or(CutCause::Other, |side| side.party.cause_of(&side.stream, error))
     }
 
     /// Whether no byte has moved for its service's `idle`, and when to check again.

@@ -151,7 +151,8 @@ async fn a_wire_that_is_cut_at_any_offset_delivers_what_came_before_and_no_clean
             client.shutdown().await.expect("it ends");
             let arrives = async {
                 let Some(incoming) = server.incoming.recv().await else { return (None, Vec::new()) };
-                let mut attached = incoming.attach(side(backend_edge, &Arc::default()).into()).await;
+                let mut attached =
+                    incoming.attach(side(backend_edge, &Arc::default()).into(), ()).await.handle;
                 let outcome = attached.outcome().await;
                 if let Some(stream) = outcome.stream.as_ref().and_then(NetStream::tcp) {
                     crate::net::tcp::await_acknowledged(stream, PATIENCE).await;

@@ -78,7 +78,7 @@ async fn check_come_back(ours: NetStream, theirs: NetStream) {
         unsent: b"said".to_vec(),
         counters: Arc::default(),
         idle: None,
-        cause_of,
+        party: LocalParty::Client,
     };
     drop(theirs);
     let opens = futures_util::future::join_all((0..3 * COMMANDS_MAX).map(async |_| {
@@ -236,7 +236,7 @@ async fn credit_that_overflows_costs_the_link() {
     let (mut peer, mut server) = RawPeer::to(LinkEnd::Server).await;
     peer.send(1, open()).await;
     let (far, _backend) = connected().await;
-    let _session = server.incoming().await.attach(side(far, &Arc::default()).into()).await;
+    let _session = server.incoming().await.attach(side(far, &Arc::default()).into(), ()).await.handle;
     assert_eq!(peer.receive().await, (1, Some(LinkFrame::Opened), vec![]));
     peer.send(1, LinkFrame::Credit(u32::MAX)).await;
     assert_eq!(server.ended().await, LinkLoss::Broken(PeerViolation::CreditOverflow(1)));
@@ -247,7 +247,7 @@ async fn thousands_of_opens_and_resets_leave_nothing_and_others_go_on() {
     let (mut peer, mut server) = RawPeer::to(LinkEnd::Server).await;
     peer.send(1, open()).await;
     let (far, mut backend) = connected().await;
-    let _session = server.incoming().await.attach(side(far, &Arc::default()).into()).await;
+    let _session = server.incoming().await.attach(side(far, &Arc::default()).into(), ()).await.handle;
     let mut out = Vec::new();
     for number in 2..20_000 {
         open().push(&mut out, number);
@@ -330,7 +330,7 @@ async fn a_quiet_session_ends_at_its_idle_limit() {
     let limit = Duration::from_secs(60);
     let local = LocalSide { idle: Some(limit), ..side(near, &Arc::default()) };
     let mut session = opener.handle.open(request(), local.into(), slot()).await.expect("the link lives");
-    let mut attached = server.incoming().await.attach(side(far, &Arc::default()).into()).await;
+    let mut attached = server.incoming().await.attach(side(far, &Arc::default()).into(), ()).await.handle;
     let began = Instant::now();
     let (opener, server) = tokio::join!(session.outcome(), attached.outcome());
     assert!(matches!(opener.how, SessionFate::Idle), "{:?}", opener.how);

@@ -6,7 +6,6 @@ mod moved_by_hand;
 mod moving;
 
 use std::{
-    io,
     sync::{Arc, atomic::AtomicU32},
     time::Duration,
 };
@@ -26,6 +25,7 @@ use super::{
         COMMANDS_MAX, IncomingSession, LinkClosed, LinkHandle, LinkLoss, LocalSide, SessionFate,
         SessionHandle,
     },
+    local_party::LocalParty,
     moving::MoveTargets,
     parked::ParkedSessions,
     task::{LinkParts, MultiplexedLink, OwnerEvent},
@@ -69,10 +69,6 @@ async fn connected() -> (TcpStream, TcpStream) {
 
 fn request() -> OpenRequest {
     OpenRequest::new(ServiceName::parse("orders").expect("a name"), "a-1".into())
-}
-
-fn cause_of(_: &NetStream, _: &io::Error) -> CutCause {
-    CutCause::Client
 }
 
 /// One end of a link, served until it ends.
@@ -187,7 +183,13 @@ async fn connected_in_tls() -> (NetStream, NetStream) {
 
 fn side(stream: TcpStream, counters: &Arc<SessionCounters>) -> LocalSide {
     let stream = NetStream::Tcp(stream);
-    LocalSide { stream, unsent: Vec::new(), counters: counters.clone(), idle: None, cause_of }
+    LocalSide {
+        stream,
+        unsent: Vec::new(),
+        counters: counters.clone(),
+        idle: None,
+        party: LocalParty::Client,
+    }
 }
 
 fn slot() -> SessionSlot {
@@ -209,7 +211,7 @@ async fn session(opener: &Served, server: &mut Served) -> Session {
     let opened =
         opener.handle.open(request(), side(near, &counters[0]).into(), slot()).await.expect("the link lives");
     let incoming = server.incoming().await;
-    let attached = incoming.attach(side(far, &counters[1]).into()).await;
+    let attached = incoming.attach(side(far, &counters[1]).into(), ()).await.handle;
     Session { client, backend, opener: opened, server: attached, counters }
 }
 

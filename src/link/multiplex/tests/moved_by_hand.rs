@@ -63,7 +63,7 @@ fn resume(received: u64, credit: u32, ticket: MoveTicket) -> LinkFrame {
 async fn opened(peer: &mut RawPeer, server: &mut Served, number: u32) -> (TcpStream, SessionHandle) {
     peer.send(number, open()).await;
     let (far, backend) = connected().await;
-    let session = server.incoming().await.attach(side(far, &Arc::default()).into()).await;
+    let session = server.incoming().await.attach(side(far, &Arc::default()).into(), ()).await.handle;
     assert_eq!(peer.receive().await, (number, Some(LinkFrame::Opened), vec![]));
     (backend, session)
 }

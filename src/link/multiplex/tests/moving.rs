@@ -239,7 +239,7 @@ async fn a_session_that_is_not_answered_moves_after_its_answer() {
     let mut beside = answered_beside(&ends, &next).await;
     exchange(&mut beside.client, &mut beside.backend, b"later").await;
     let counters = Arc::new(SessionCounters::default());
-    let _attached = incoming.attach(side(far, &counters).into()).await;
+    let _attached = incoming.attach(side(far, &counters).into(), ()).await.handle;
     let mut received = [0; 5];
     timeout(PATIENCE, backend.read_exact(&mut received)).await.expect("in time").expect("bytes");
     let answer = timeout(PATIENCE, opened.answered()).await.expect("in time");
