@@ -1,4 +1,7 @@
-//! Helpers shared by tests of several modules: whether something happens at its deadline.
+//! Helpers shared by tests of several modules: whether something happens at its deadline, and how often memory is asked
+//! for.
+
+pub mod allocations;
 
 use std::{future::Future, pin::pin, time::Duration};
 

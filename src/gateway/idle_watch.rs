@@ -66,13 +66,18 @@ impl SocketWatch {
         wakes
     }
 
+    /// Whether bytes have moved since the last check.
+    pub(super) fn has_moved(&self, bytes: u64) -> bool {
+        self.bytes != bytes
+    }
+
     pub(super) fn is_awake(&self) -> bool {
         self.activity != SocketActivity::Asleep
     }
 
     /// Records the result of a check; true when nothing has moved for the service's `idle`.
     pub(super) fn check(&mut self, bytes: u64, in_flight: InFlight) -> bool {
-        let moved = self.bytes != bytes;
+        let moved = self.has_moved(bytes);
         if moved {
             self.bytes = bytes;
             self.still_since = Instant::now();

@@ -291,19 +291,7 @@ impl PipeEnd {
         let mut stream = stream.into();
         let (mut output, mut has_ended) = (unsent, false);
         loop {
-            let reporting = async {
-                stream.write_all(&output).await?;
-                stream.flush().await
-            };
-            let mut reporting = pin!(reporting);
-            let has_left = tokio::select! {
-                biased;
-                () = self.other_end_gone() => {
-                    timeout(STALLED_MAX, reporting).await.map_err(|_| io::ErrorKind::TimedOut)??;
-                    true
-                }
-                reported = &mut reporting => reported.map(|()| false)?,
-            };
+            let has_left = self.write_to(&mut stream, &output).await?;
             let is_over;
             {
                 let mut shared = self.lock();
@@ -327,6 +315,23 @@ impl PipeEnd {
                 }
                 return Err(io::ErrorKind::ConnectionReset.into());
             }
+        }
+    }
+
+    /// Writes to the stream that follows; returns whether the other end has gone meanwhile.
+    async fn write_to(&self, stream: &mut ExpiringStream, bytes: &Bytes) -> io::Result<bool> {
+        let writing = async {
+            stream.write_all(bytes).await?;
+            stream.flush().await
+        };
+        let mut writing = pin!(writing);
+        tokio::select! {
+            biased;
+            () = self.other_end_gone() => {
+                timeout(STALLED_MAX, writing).await.map_err(|_| io::ErrorKind::TimedOut)??;
+                Ok(true)
+            }
+            written = &mut writing => written.map(|()| false),
         }
     }
 

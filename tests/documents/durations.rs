@@ -42,6 +42,7 @@ const NO_DEADLINES: &[(&str, &[&str])] = &[
             "link::dialled_gateways::STANDBY_CHECK_INTERVAL",
             "link::keeper::RECONCILE_INTERVAL",
             "link::keeper::SOCKS_CHECK_INTERVAL",
+            "link::multiplex::frame_deadline::LOOK_INTERVAL",
             "link::multiplex::timing::SOCKET_CHECK_INTERVAL",
             "link::server::OFFER_INTERVAL",
             "net::dial::unix::FULL_CHECK_MAX",
@@ -114,10 +115,10 @@ const NO_DEADLINES: &[(&str, &[&str])] = &[
         ],
     ),
     (
-    (
         "how long the result of work on another thread is wanted, which whoever asked for it has given up before",
         &["monitor::rendered_metrics::RENDER_TIMEOUT", "record::player::HISTORY_READ_TIMEOUT"],
     ),
+    (
         "how long the end of a process or of a connection is held up at most, behind all that counts",
         &[
             "accept::upstream_session::OUTCOME_GRACE_PERIOD",

@@ -23,10 +23,10 @@ use crate::{
         handshake::{self, HandshakeError, HandshakeTerms},
         liveness::{LinkLiveness, LivenessVerdict, PING_INTERVAL, PONG_TIMEOUT, WriteState},
         multiplex::{
+            frame_deadline::FRAME_TIMEOUT,
             handle::{LinkLoss, LocalSide, SessionFate},
-            parked::PARKED_TIMEOUT,
             local_party::LocalParty,
-            receiving::FRAME_TIMEOUT,
+            parked::PARKED_TIMEOUT,
             timing::OPEN_TIMEOUT,
         },
         offered_services::OfferedServices,

@@ -19,10 +19,11 @@
 
 mod closing;
 pub mod credit;
+pub mod frame_deadline;
 pub mod handle;
 pub mod held;
-pub mod moving;
 pub mod local_party;
+pub mod moving;
 pub mod parked;
 pub mod ready;
 pub mod receiving;

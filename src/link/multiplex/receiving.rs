@@ -6,7 +6,6 @@ use std::{
     io::IoSlice,
     pin::Pin,
     task::{Context, Poll},
-    time::Duration,
 };
 
 use tokio::{
@@ -30,8 +29,6 @@ use crate::proto::{
     },
 };
 
-/// A frame that has begun must be complete within this time.
-pub const FRAME_TIMEOUT: Duration = Duration::from_secs(6);
 /// Bytes read before it is time to write: the largest encrypted batch of the other end, so that a read ends at
 /// a TLS record.
 const READ_BYTES: usize = BATCH_BYTES_MAX + 16 * 1024;
@@ -97,7 +94,7 @@ impl MultiplexedLink {
 
     fn receive(&mut self, mut bytes: &[u8]) -> Result<(), LinkLoss> {
         self.liveness.note_received();
-        let mut run = DataRun::default();
+        let (mut run, mut pieces) = (DataRun::default(), 0);
         loop {
             let received = self.decoder.decode(&mut bytes);
             let goes_on =
@@ -106,7 +103,7 @@ impl MultiplexedLink {
                 self.receive_data(std::mem::take(&mut run))?;
             }
             let Some(received) = received? else { break };
-            self.whole_by = None;
+            pieces += 1;
             match received {
                 // Of a session that is over, bytes may still come.
                 DecodedPiece::Data { session, bytes } => {
@@ -117,10 +114,7 @@ impl MultiplexedLink {
                 DecodedPiece::Frame { session, frame } => self.receive_frame(session, frame)?,
             }
         }
-        match self.decoder.is_within_frame() {
-            true => _ = self.whole_by.get_or_insert_with(|| Instant::now() + FRAME_TIMEOUT),
-            false => self.whole_by = None,
-        }
+        self.frame_deadline.note_read(pieces, self.decoder.is_within_frame(), Instant::now);
         Ok(())
     }
 

@@ -56,8 +56,9 @@ pub struct Outgoing {
     /// Since when the last batch has had to wait.
     blocked_since: Option<Instant>,
     batch_bytes: usize,
-    /// Number of batches sent so far.
+    /// Number of batches sent so far, and when the link was last checked.
     batches: u64,
+    batches_then: u64,
     /// Bytes that the kernel had taken below TLS before the last batch.
     written_before: Option<u64>,
     limit: BatchLimit,
@@ -100,6 +101,7 @@ impl Outgoing {
             blocked_since: None,
             batch_bytes: 0,
             batches: 0,
+            batches_then: 0,
             written_before: None,
             limit: BatchLimit::default(),
             low_water: 0,
@@ -195,13 +197,19 @@ impl Outgoing {
             return Ok(self.blocked());
         }
         self.awaits_room = false;
-        self.unwritten = Vec::new();
         let waited = self.blocked_since.take().map_or(Duration::ZERO, |since| since.elapsed());
         self.limit.went_out(self.batch_bytes, waited);
         self.follow_limit(stream);
         self.batch_bytes = 0;
         self.batches += 1;
         Ok(true)
+    }
+
+    /// Frees the memory of unwritten bytes if nothing was sent since the last call: a quiet link holds no buffer.
+    pub fn release_if_quiet(&mut self) {
+        if !self.is_blocked() && std::mem::replace(&mut self.batches_then, self.batches) == self.batches {
+            self.unwritten = Vec::new();
+        }
     }
 
     fn blocked(&mut self) -> bool {
@@ -223,7 +231,8 @@ impl Outgoing {
             Poll::Ready(Err(error)) => return Err(error.into()),
             Poll::Pending => 0,
         };
-        self.unwritten = bytes[taken..].to_vec();
+        // Its memory is kept while the link is busy: a slow peer leaves something of each batch.
+        self.unwritten.extend_from_slice(&bytes[taken..]);
         self.is_unflushed = true;
         self.batch_bytes = bytes.len();
         self.awaits_room = self.limit.is_filled_by(bytes.len()) && self.limit.bytes() < KERNEL_BUFFER_BYTES;

@@ -23,6 +23,7 @@ use tokio::{
 use super::{
     closing::Closing,
     credit::{LINK_BUDGET_BYTES, WindowBudget},
+    frame_deadline::FrameDeadline,
     handle::{
         COMMANDS_MAX, IncomingSession, LinkCommand, LinkHandle, LinkLoss, LocalSide, OpenCommand, SessionFate,
     },
@@ -118,7 +119,7 @@ pub struct MultiplexedLink {
     pub(super) offers: TokenBucket,
     /// Every incoming session holds one until whoever serves it has finished.
     served: Arc<()>,
-    pub(super) whole_by: Option<Instant>,
+    pub(super) frame_deadline: FrameDeadline,
     pub(super) timers: Timers,
     /// By how much checks were late in all, because this process was not running.
     pub(super) stopped_for: Duration,
@@ -166,7 +167,7 @@ impl MultiplexedLink {
             liveness: LinkLiveness::new(now),
             offers: TokenBucket::new(OFFERS_AT_ONCE, now.into_std()),
             served: Arc::default(),
-            whole_by: None,
+            frame_deadline: FrameDeadline::new(now),
             timers: Timers::default(),
             stopped_for: Duration::ZERO,
             sleep: Box::pin(sleep_until(now)),
@@ -392,12 +393,13 @@ impl MultiplexedLink {
 
     fn poll_time(&mut self, cx: &mut Context<'_>) -> Result<bool, LinkLoss> {
         let due = self.due();
-        if due < self.sleep.deadline() {
-            self.sleep.as_mut().reset(due);
+        let wake_at = self.frame_deadline.next_look().map_or(due, |look| look.min(due));
+        if wake_at < self.sleep.deadline() {
+            self.sleep.as_mut().reset(wake_at);
         }
         // Move the timer later only after it has fired: setting it earlier costs a wake-up of the runtime.
-        while std::future::Future::poll(self.sleep.as_mut(), cx).is_ready() && Instant::now() < due {
-            self.sleep.as_mut().reset(due);
+        while std::future::Future::poll(self.sleep.as_mut(), cx).is_ready() && Instant::now() < wake_at {
+            self.sleep.as_mut().reset(wake_at);
         }
         if !self.sleep.is_elapsed() {
             return Ok(false);

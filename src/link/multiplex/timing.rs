@@ -78,7 +78,10 @@ impl MultiplexedLink {
             self.timers.0.pop_first();
         }
         let first = self.timers.first().map(|(at, _, _)| *at);
-        [self.whole_by, first].into_iter().flatten().fold(self.liveness.next_check(), Instant::min)
+        [self.frame_deadline.late_at(), first]
+            .into_iter()
+            .flatten()
+            .fold(self.liveness.next_check(), Instant::min)
     }
 
     pub(super) fn time_is_up(&mut self, now: Instant, cx: &mut Context<'_>) -> Result<(), LinkLoss> {
@@ -86,10 +89,11 @@ impl MultiplexedLink {
             self.check_alive(now)?;
             self.check_moves()?;
         }
-        if self.whole_by.is_some_and(|whole_by| now >= whole_by) {
+        self.frame_deadline.look(now);
+        if self.frame_deadline.is_late(now) {
             // What has arrived by now counts: perhaps this process was not running.
             self.poll_receive(cx)?;
-            if self.whole_by.is_some_and(|whole_by| now >= whole_by) {
+            if self.frame_deadline.is_late(now) {
                 return Err(PeerViolation::TooSlow.into());
             }
         }
@@ -100,6 +104,7 @@ impl MultiplexedLink {
     }
 
     fn check_alive(&mut self, now: Instant) -> Result<(), LinkLoss> {
+        self.outgoing.release_if_quiet();
         let delay = now.saturating_duration_since(self.liveness.next_check());
         let writing = if self.outgoing.is_blocked() { WriteState::Blocked } else { WriteState::Yes };
         let socket = self.stream.tcp();

@@ -1,7 +1,10 @@
 //! Sessions over a link with both ends of ours.
 
 use super::*;
-use crate::link::multiplex::{handle::OpenAnswer, row::LinkedSession, table::TableEntry};
+use crate::{
+    link::multiplex::{handle::OpenAnswer, row::LinkedSession, table::TableEntry},
+    tests::allocations,
+};
 
 #[tokio::test]
 async fn bytes_go_both_ways_and_either_end_may_finish_first() {
@@ -315,4 +318,46 @@ async fn an_owner_that_cuts_or_goes_resets_its_session_and_no_other() {
     let mut received = [0; 10];
     three.backend.read_exact(&mut received).await.expect("bytes");
     assert_eq!(&received, b"still here");
+}
+
+/// Passes chunks on and takes each before the next, or all of them with reads of a few bytes. Returns how often memory
+/// was asked for.
+async fn allocations_of(chunks: usize, read_bytes: usize, session: &mut Session) -> usize {
+    let (sent, mut received) = (vec![7; CHUNK_BYTES], vec![0; read_bytes]);
+    let (client, backend) = (&mut session.client, &mut session.backend);
+    let before = allocations::so_far();
+    let at_once = if read_bytes == CHUNK_BYTES { 1 } else { chunks };
+    for _ in 0..chunks / at_once {
+        let writing = async {
+            for _ in 0..at_once {
+                client.write_all(&sent).await.expect("it is taken");
+            }
+        };
+        let reading = async {
+            let mut left = at_once * CHUNK_BYTES;
+            while left > 0 {
+                let most = read_bytes.min(left);
+                left -= backend.read(&mut received[..most]).await.expect("bytes");
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, async { tokio::join!(writing, reading) }).await.expect("in time");
+    }
+    allocations::so_far() - before
+}
+
+const CHUNK_BYTES: usize = 64 * 1024;
+
+/// For a slow receiver bytes are held in pieces of 64 KiB, which grow in a few steps.
+#[tokio::test]
+async fn a_chunk_asks_for_no_memory_unless_its_receiver_is_slow() {
+    for (read_bytes, each_may_ask) in [(CHUNK_BYTES, 0), (5_000, 8)] {
+        let (opener, mut server) = pair().await;
+        let mut session = session(&opener, &mut server).await;
+        // The first bytes fill the buffers of this thread, and let windows grow.
+        allocations_of(512, read_bytes, &mut session).await;
+        let asked = allocations_of(1024, read_bytes, &mut session).await;
+        let most = 128 + each_may_ask * 1024;
+        assert!(asked <= most, "{asked} times for reads of {read_bytes} bytes, {most} are expected");
+    }
 }
