@@ -46,6 +46,12 @@ impl DescriptorQuota {
         self.lock().max
     }
 
+    /// Whether whoever comes now has to wait.
+    pub fn is_full(&self) -> bool {
+        let state = self.lock();
+        state.held >= state.max
+    }
+
     pub fn try_take(self: &Arc<Self>) -> Option<QuotaPermit> {
         let mut state = self.lock();
         let is_free = state.held < state.max;

@@ -104,6 +104,15 @@ impl AuthFiles {
         }
     }
 
+    /// Whether a file has this user. Tokens name their users themselves, and a file that cannot be used is reported
+    /// elsewhere.
+    pub fn may_know(&self, source: &AuthSource, user: &str) -> bool {
+        match self.sources.get(source).and_then(SourceState::opened).map(|opened| &**opened) {
+            Some(OpenedSource::Passwords(users)) => users.has_user(user),
+            Some(OpenedSource::Tokens(_)) | None => true,
+        }
+    }
+
     /// Problems with the current files where the previous contents stay in force.
     pub fn kept_problems(&self) -> impl Iterator<Item = &Problem> {
         self.sources.values().filter_map(|state| match state {

@@ -91,6 +91,10 @@ impl PasswordFile {
         self.digest.as_ref() == other.digest.as_ref()
     }
 
+    pub fn has_user(&self, name: &str) -> bool {
+        self.users.contains_key(name)
+    }
+
     /// Which hash is computed for an unknown name, so that it takes as long as a user's, and the same one each
     /// time: hashes of one file may have different costs.
     fn stand_in(&self, name: &str) -> usize {

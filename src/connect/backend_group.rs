@@ -221,7 +221,7 @@ impl BackendGroup {
                     for (_, silent) in pending.iter().filter(|(began, _)| began.elapsed() >= FAILOVER_DELAY) {
                         self.note_unreached(silent, "it did not answer in time");
                     }
-                    let change = member.lock().note_reached();
+                    let change = member.lock().note_reached(Instant::now());
                     self.report(&member, change);
                     return Ok((member, stream));
                 }

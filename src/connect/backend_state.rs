@@ -96,9 +96,10 @@ impl BackendState {
     }
 
     /// Notes that a session has reached it.
-    pub fn note_reached(&mut self) -> BackendChange {
+    pub fn note_reached(&mut self, now: Instant) -> BackendChange {
         if let BackendHealth::Resting { until } = self.health {
-            self.health = BackendHealth::Good { back_since: Some(until) };
+            // The last one left is back before its rest is over.
+            self.health = BackendHealth::Good { back_since: Some(until.min(now)) };
         }
         self.recover()
     }
@@ -193,10 +194,22 @@ mod tests {
         assert_eq!(state.share(now + REST + seconds(30)), 1.0);
         // Reported once, until it is back.
         assert_eq!(state.note_unreached("refused", REST, now + REST), BackendChange::None);
-        assert_eq!(state.note_reached(), BackendChange::Recovered);
+        assert_eq!(state.note_reached(now + REST), BackendChange::Recovered);
         assert!(!state.is_resting(now + REST));
-        assert_eq!(state.note_reached(), BackendChange::None);
+        assert_eq!(state.note_reached(now + REST), BackendChange::None);
         assert_eq!((state.failures, state.last_error.as_deref()), (2, Some("refused")));
+    }
+
+    #[test]
+    fn one_that_is_reached_while_it_rests_comes_back_from_then_on() {
+        let (mut state, now) = (BackendState::default(), Instant::now());
+        state.note_unreached("refused", seconds(300), now);
+        assert_eq!(state.note_reached(now + seconds(1)), BackendChange::Recovered);
+        for (after, share) in [(1, SHARE_MIN), (6, 0.5), (11, 1.0)] {
+            assert_eq!(state.share(now + seconds(after)), share, "{after}");
+        }
+        assert_eq!(state.note_reached(now + seconds(12)), BackendChange::None);
+        assert_eq!(state.share(now + seconds(12)), 1.0, "it did not rest any more");
     }
 
     #[test]

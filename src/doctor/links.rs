@@ -13,8 +13,8 @@ use crate::{
         health::is_linked,
         link_cause::LinkCause,
         snapshot::{
-            EndedRow, GatewayPhase, LinkRow, LockdownRow, Notice, PoolRow, PoolState, ServicePhase,
-            ServiceRow, Snapshot,
+            EndedRow, GatewayPhase, LinkRow, LinkState, LockdownRow, Notice, PoolRow, PoolState,
+            ServicePhase, ServiceRow, Snapshot,
         },
     },
 };
@@ -36,8 +36,12 @@ pub fn find_limits_of_links(snapshot: &Snapshot) -> Vec<DoctorFinding> {
         snapshot.services.iter().any(|row| is_it(row) && row.phase == ServicePhase::Draining)
     };
     let of_pools = snapshot.pools.iter().filter(|pool| !drains(pool)).flat_map(|pool| {
-        let found =
-            [find_missing(snapshot, pool), find_full(pool), find_flapping(pool), find_long_waits(pool)];
+        let found = [
+            find_missing(snapshot, pool),
+            find_full(snapshot, pool),
+            find_flapping(pool),
+            find_long_waits(pool),
+        ];
         found.into_iter().flatten().chain(find_loss(pool))
     });
     let of_services = snapshot.services.iter().flat_map(|service| {
@@ -161,8 +165,11 @@ fn find_locks(row: &LockdownRow) -> DoctorFinding {
 }
 
 /// Links are up, and none of them takes a session.
-fn find_full(pool: &PoolRow) -> Option<DoctorFinding> {
-    if pool.ready > 0 || pool.carrying == 0 || pool.left {
+fn find_full(snapshot: &Snapshot, pool: &PoolRow) -> Option<DoctorFinding> {
+    if pool.ready > 0 || pool.carrying == 0 || pool.left || is_leaving(pool) {
+        return None;
+    }
+    if is_relieved_at_address(snapshot, pool) {
         return None;
     }
     let figure = format!("0 of {} links take a session, {} clients wait", pool.carrying, pool.waiting);
@@ -179,6 +186,25 @@ fn find_full(pool: &PoolRow) -> Option<DoctorFinding> {
         ),
     };
     Some(DoctorFinding::new("links-full", severity, figure, reason, advice).about(object(pool)))
+}
+
+/// Whether all of its links are leaving: they take no session for that, however few they carry. One of several
+/// gateways at an address drains without the address having said goodbye.
+fn is_leaving(pool: &PoolRow) -> bool {
+    let is_known_whole = pool.links.len() >= pool.carrying;
+    is_known_whole && pool.links.iter().all(|link| link.state == LinkState::Leaving)
+}
+
+/// Whether another gateway at the same address takes the sessions. A DMZ half gives them to any of these; on an
+/// internal half each gateway there has clients of its own, which its own links must carry.
+fn is_relieved_at_address(snapshot: &Snapshot, pool: &PoolRow) -> bool {
+    let shares_address = |other: &&PoolRow| {
+        (other.half, &other.service, &other.address) == (pool.half, &pool.service, &pool.address)
+            && other.instance != pool.instance
+    };
+    pool.half == Half::Dmz
+        && pool.address.is_some()
+        && snapshot.pools.iter().filter(shares_address).any(|other| other.ready > 0)
 }
 
 fn find_flapping(pool: &PoolRow) -> Option<DoctorFinding> {
@@ -280,6 +306,14 @@ mod tests {
         Snapshot { pools: vec![pool], ..healthy() }
     }
 
+    fn link(state: &str, segments_sent: u32, segments_resent: u32) -> LinkRow {
+        let row = serde_json::json!({
+            "age_seconds": 60.0, "state": state, "sessions": 1, "address": null, "tls": null, "group": null,
+            "segments_sent": segments_sent, "segments_resent": segments_resent,
+        });
+        serde_json::from_value(row).expect("it has every field that has no default")
+    }
+
     #[test]
     fn links_that_are_missing_are_reported_where_something_keeps_them_away() {
         let down = PoolRow { state: PoolState::Down, ready: 0, gone_seconds: Some(5.0), ..pool() };
@@ -356,7 +390,29 @@ mod tests {
         assert_eq!(found(&of(PoolRow { at_maximum: true, ..full.clone() }), "links-full"), [Must]);
         assert_eq!(found(&of(PoolRow { ready: 1, carrying: 7, ..pool() }), "links-full"), []);
         let single = PoolRow { protocol: Some("socks/5".into()), ..full };
-        assert!(find_full(&single).is_some_and(|reported| reported.reason.contains("SOCKS5")));
+        let reported = find_full(&healthy(), &single);
+        assert!(reported.is_some_and(|reported| reported.reason.contains("SOCKS5")));
+    }
+
+    #[test]
+    fn a_gateway_of_a_shared_address_is_full_only_where_its_own_links_are_needed() {
+        let of_instance = |instance: &str| PoolRow { instance: Some(instance.into()), ..pool() };
+        let links = |state: &str| vec![link(state, 60, 0), link(state, 60, 0)];
+        let full = PoolRow { ready: 0, carrying: 2, target: 0, links: links("carrying"), ..of_instance("a") };
+        let beside = |full: &PoolRow, other: PoolRow| Snapshot {
+            pools: vec![full.clone(), PoolRow { half: full.half, ..other }],
+            ..healthy()
+        };
+        let takes = of_instance("b");
+        assert_eq!(found(&beside(&full, takes.clone()), "links-full"), [], "the other takes what comes");
+        let elsewhere = PoolRow { address: Some("10.0.0.6".into()), ..takes.clone() };
+        assert_eq!(found(&beside(&full, elsewhere), "links-full"), [Should]);
+        let both = PoolRow { ready: 0, carrying: 2, links: links("carrying"), ..takes.clone() };
+        assert_eq!(found(&beside(&full, both), "links-full"), [Should, Should]);
+        let inside = PoolRow { half: Half::Internal, ..full };
+        assert_eq!(found(&beside(&inside, takes.clone()), "links-full"), [Should], "each has its clients");
+        let drains = PoolRow { links: links("leaving"), ..inside };
+        assert_eq!(found(&beside(&drains, takes), "links-full"), [], "they are leaving, not full");
     }
 
     #[test]
@@ -370,13 +426,7 @@ mod tests {
 
     #[test]
     fn links_that_lose_packets_are_reported() {
-        let link = |segments_sent: u32, segments_resent: u32| -> LinkRow {
-            let row = serde_json::json!({
-                "age_seconds": 60.0, "state": "ready", "sessions": 1, "address": null, "tls": null, "group": null,
-                "segments_sent": segments_sent, "segments_resent": segments_resent,
-            });
-            serde_json::from_value(row).expect("it has every field that has no default")
-        };
+        let link = |sent, resent| link("ready", sent, resent);
         let lost = |links: Vec<LinkRow>| found(&of(PoolRow { links, ..pool() }), "link-loss");
         assert_eq!(lost(vec![link(900, 90)]), [], "too few to say");
         assert_eq!(lost(vec![link(600, 3), link(600, 3)]), []);

@@ -192,6 +192,8 @@ impl Engine {
         }
         // What could not be used is opened again and again, but the rest is not applied each time.
         let fresh = files.changed_since(&self.certificate_reload.applied);
+        let identity = |of: &Result<Option<LinkIdentity>, _>| of.as_ref().ok().cloned().flatten();
+        let lost = self.lost_peers(identity(&opened.dmz).as_ref(), identity(&opened.internal).as_ref());
         let problems = self.apply_renewed(opened, &fresh);
         self.certificate_reload.applied = files.clone();
         self.enforce_revocations();
@@ -201,9 +203,9 @@ impl Engine {
             self.certificate_reload.in_force = files.clone();
             self.certificate_reload.refused = None;
             if !changed_files.is_empty() {
-                self.shared.notices.info(
-                    LogEvent::CertificatesRenewed.line(format!("certificates renewed: {changed_files}")),
-                );
+                let line = [format!("certificates renewed: {changed_files}")].into_iter().chain(lost);
+                let line = line.collect::<Vec<_>>().join("; ");
+                self.shared.notices.info(LogEvent::CertificatesRenewed.line(line));
                 self.audit_own("certificate", &changed_files.to_string(), "done: renewed, and in force");
             }
         } else if self.certificate_reload.refused.as_ref() != Some(&files) {

@@ -71,7 +71,7 @@ impl Engine {
         self.read_for_operator(load, move |engine, read| {
             requester.answer(match read {
                 Ok(Ok(loaded)) => {
-                    let plan = SwitchPlan { profile, ..engine.plan_switch(&loaded.profile) };
+                    let plan = SwitchPlan { profile, ..engine.plan_loaded(&loaded) };
                     CommandAnswer::Planned(plan.into())
                 }
                 Ok(Err(problems)) => CommandAnswer::Refused(problem_lines(&problems)),

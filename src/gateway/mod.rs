@@ -18,9 +18,11 @@ pub mod handle;
 mod history;
 pub mod history_file;
 mod idle_watch;
+mod link_changes;
 mod link_session;
 mod lockdown;
 pub mod lockdown_file;
+mod lost_access;
 mod lost_grants;
 mod monitoring;
 mod offers;
@@ -82,14 +84,14 @@ use self::{
 };
 use crate::{
     accept::{ServeSession, SessionRequest},
-    admission::handshakes::HandshakeLimiter,
+    admission::{handshakes::HandshakeLimiter, quota::DescriptorQuota},
     auth::AuthFiles,
     confine::{LockError, ProcessLock, refused_call},
     link::lockdown::Lockdown,
     monitor::{LastTurn, MonitorPort},
     net::{
-        dns::DnsResolver, inherited::InheritedSockets, listen::BindError, resolved_names::ResolvedNames,
-        resolver::NameResolver,
+        dns::DnsResolver, inherited::InheritedSockets, listen::BindError, own_ports::OwnPorts,
+        resolved_names::ResolvedNames, resolver::NameResolver,
     },
     profile::Profile,
     source::{ChosenProfile, LoadedProfile, ProfileSource},
@@ -449,13 +451,15 @@ fn shared_context(lockdown: Lockdown) -> SharedContext {
     let serving = sessions.clone();
     let serve: ServeSession =
         Arc::new(move |requested: SessionRequest| Box::pin(serving.clone().serve(Box::new(requested))));
+    let clients: Arc<DescriptorQuota> = Arc::default();
     SharedContext {
         sessions,
         serve,
         tasks: Tasks::default(),
         notices,
         shares: Arc::default(),
-        clients: Arc::default(),
+        own_ports: OwnPorts::bounded_by(clients.clone()),
+        clients,
         handshakes: Arc::new(HandshakeLimiter::new(1)),
         arrivals: Arc::default(),
         requests: Arc::default(),
@@ -463,6 +467,5 @@ fn shared_context(lockdown: Lockdown) -> SharedContext {
         audit: Arc::default(),
         leaving: Arc::default(),
         dns: DnsResolver::default(),
-        own_ports: Default::default(),
     }
 }

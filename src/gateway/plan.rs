@@ -6,12 +6,15 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Engine, ports,
+    Engine,
+    link_changes::link_changes,
+    ports,
     service_changes::{self, ServiceChange},
 };
 use crate::{
     confine::{LockRefusal, folders::FolderLock},
-    profile::{DmzMode, Half, HostPort, InternalMode, Mode, Problem, Profile, ServiceName},
+    profile::{DmzMode, Half, HostPort, InternalMode, Mode, Problem, Profile},
+    source::LoadedProfile,
     telemetry::{audit::AuditFileInUse, format},
 };
 
@@ -35,11 +38,14 @@ pub struct SwitchPlan {
     /// Open sessions whose peer may no longer carry their service, and which go on.
     #[serde(default)]
     pub lost_grants: Vec<String>,
+    /// Peers and clients that are connected, and that it would not let in again; and services that it closes.
+    #[serde(default)]
+    pub loses: Vec<String>,
     /// Listeners, for clients and for links.
     pub opens: Vec<String>,
     /// Closed as soon as new sessions use the new parts.
     pub closes: Vec<String>,
-    /// How links are established under the new profile.
+    /// How links are established under the new profile, and what changes for them.
     pub links: Vec<String>,
     /// Ready links of the old parts, retired a moment later.
     pub retires: usize,
@@ -122,8 +128,13 @@ impl SwitchPlan {
 }
 
 impl Engine {
+    /// The plan, with what the certificates and files of the profile take from those who are connected.
+    pub(super) fn plan_loaded(&self, loaded: &LoadedProfile) -> SwitchPlan {
+        SwitchPlan { loses: self.lost_access(loaded), ..self.plan_switch(&loaded.profile) }
+    }
+
     /// Compares what runs with what `profile` wants.
-    pub(super) fn plan_switch(&self, profile: &Profile) -> SwitchPlan {
+    fn plan_switch(&self, profile: &Profile) -> SwitchPlan {
         let dmz = HalfChange::between(self.dmz.as_ref(), profile.dmz.as_ref(), |side, half| side.fits(half));
         let internal =
             HalfChange::between(self.internal.as_ref(), profile.internal.as_ref(), |side, half| {
@@ -163,8 +174,10 @@ impl Engine {
         opens.extend(opens_health);
         closes.extend(closes_health);
         let (stay, end) = self.sessions_after_switch(profile);
+        links.extend(link_changes(&self.profile, profile));
         let services = service_changes::compare_services(&self.profile, profile);
-        let (over, lost_grants) = (self.limits_exceeded(profile), self.lost_grants(profile));
+        let over = self.limits_exceeded(profile);
+        let lost_grants = self.lost_grants(profile);
         SwitchPlan {
             profile: profile.name.clone(),
             from: self.profile.name.clone(),
@@ -176,6 +189,7 @@ impl Engine {
             services,
             over,
             lost_grants,
+            loses: Vec::new(),
             opens,
             closes,
             links,
@@ -210,25 +224,6 @@ impl Engine {
         let of_clients = ports::missing_addresses(profile, &self.ports);
         let of_monitors = self.missing_health(profile).cloned();
         of_clients.into_iter().chain(bare.map(|listen| listen.at.clone())).chain(of_monitors).collect()
-    }
-
-    /// Limits that are exceeded already, by more sessions than they allow.
-    fn limits_exceeded(&self, profile: &Profile) -> Vec<String> {
-        let running = self.shared.sessions.services.load();
-        let of_dmz = profile.dmz.iter().flat_map(|half| &half.services);
-        let of_dmz = of_dmz.map(|service| (Half::Dmz, &service.name, service.sessions));
-        let of_internal = profile.internal.iter().flat_map(|half| &half.services);
-        let of_internal =
-            of_internal.filter_map(|service| Some((Half::Internal, &service.name, service.sessions?)));
-        let reported = |(half, name, limit): (Half, &ServiceName, usize)| {
-            let open = running.get(&(half, name.clone()))?.open_sessions();
-            (open > limit).then(|| {
-                format!(
-                    "{name}: {open} open sessions stay, and new ones are refused until fewer than {limit} are"
-                )
-            })
-        };
-        of_dmz.chain(of_internal).filter_map(reported).collect()
     }
 
     /// How many open sessions stay, and those that will have to end.
@@ -290,6 +285,7 @@ impl fmt::Display for SwitchPlan {
         lines("lock", self.lock.as_slice())?;
         lines("stay", &[format::count(self.stay as u64, "open session")])?;
         lines("stay", &self.lost_grants)?;
+        lines("loses", &self.loses)?;
         let ending = |end: &EndingSessions| {
             format!(
                 "{} of `{}`, which the profile lacks, within {}s",

@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::profile::{Accept, BackendSet, ClientRules, DmzMode, Half, OpeningHours, Profile};
+use crate::profile::{
+    Accept, AcceptTls, BackendSet, ClientRules, DmzMode, DmzService, Half, InternalService, OpeningHours,
+    Profile, WebOptions,
+};
 
 /// A service that differs between the two profiles.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,35 +66,38 @@ pub fn compare_services(before: &Profile, after: &Profile) -> Vec<ServiceChange>
 struct ServiceFacts {
     /// Facts with their names.
     described: Vec<(&'static str, String)>,
-    /// Facts without a short form: only the fact that they differ is shown.
-    undescribed: Vec<(&'static str, String)>,
+    options: Vec<LocationOption>,
+}
+
+/// An option without a short form: only the fact that it differs is shown.
+struct LocationOption {
+    /// The accept or the backends that it is of; one that changes itself is described.
+    location: String,
+    name: &'static str,
+    value: String,
 }
 
 impl ServiceFacts {
     fn describe(&self) -> Vec<String> {
-        let is_place = |name: &str| matches!(name, "accept" | "backend");
-        let locations = self.described.iter().filter(|(name, _)| is_place(name));
+        let is_location = |name: &str| matches!(name, "accept" | "backend");
+        let locations = self.described.iter().filter(|(name, _)| is_location(name));
         locations.map(|(name, text)| format!("{name} {text}")).collect()
     }
 
     fn differences_from(&self, before: &Self) -> Vec<String> {
-        let was = |facts: &[(&str, String)], name: &str| {
-            let found = facts.iter().find(|(of, _)| *of == name);
-            found.map_or_else(String::new, |(_, text)| text.clone())
-        };
         let mut lines = Vec::new();
         for (name, text) in &self.described {
-            let was = was(&before.described, name);
+            let was = before.described.iter().find(|(of, _)| of == name);
+            let was = was.map_or("", |(_, text)| text);
             if was != *text {
                 lines.push(format!("{name} {text}, was {was}"));
             }
         }
-        for (name, text) in &self.undescribed {
-            // A changed place has been reported already.
-            let is_reported =
-                lines.iter().any(|line| name.ends_with(line.split(' ').next().unwrap_or_default()));
-            if was(&before.undescribed, name) != *text && !is_reported {
-                lines.push(format!("{name} changed"));
+        for LocationOption { location, name, value } in &self.options {
+            let was = before.options.iter().find(|was| (&was.location, was.name) == (location, name));
+            let line = format!("{name} changed");
+            if was.is_some_and(|was| was.value != *value) && !lines.contains(&line) {
+                lines.push(line);
             }
         }
         lines
@@ -99,51 +105,64 @@ impl ServiceFacts {
 }
 
 fn collect_facts(profile: &Profile) -> BTreeMap<(String, Half), ServiceFacts> {
-    let mut all = BTreeMap::new();
-    for service in profile.dmz.iter().flat_map(|half| &half.services) {
-        let mut facts = ServiceFacts::default();
-        facts
-            .described
-            .push(("accept", service.accept.iter().map(describe_accept).collect::<Vec<_>>().join(" ")));
-        facts.described.push(("sessions", service.sessions.to_string()));
-        let idle = service.idle.map(|idle| humantime::format_duration(idle).to_string());
-        facts.described.push(("idle", idle.unwrap_or_else(|| "off".into())));
-        facts.add_client_rules(&service.clients);
-        facts.described.push(("peers", describe_peers(service.peers.as_deref())));
-        facts.described.push(("carries", format!("{:?}", service.carries).to_lowercase()));
-        facts.undescribed.push(("options of its accept", format!("{:?}", service.accept)));
-        let direct = profile.dmz.as_ref().and_then(|half| match &half.mode {
+    let of_dmz = profile.dmz.iter().flat_map(|half| half.services.iter().map(move |service| (half, service)));
+    let of_dmz = of_dmz.map(|(half, service)| {
+        let backends = match &half.mode {
             DmzMode::Direct(backends) => backends.get(&service.name),
             DmzMode::Forward { .. } | DmzMode::Reverse { .. } => None,
-        });
-        if let Some(backend) = direct {
-            facts.add_backends(backend);
-            facts.add_hours(service.hours.as_ref());
-        }
-        all.insert((service.name.to_string(), Half::Dmz), facts);
-    }
-    for service in profile.internal.iter().flat_map(|half| &half.services) {
-        let mut facts = ServiceFacts::default();
-        facts.add_backends(&service.connect);
-        facts.add_hours(service.hours.as_ref());
-        let off = || "off".to_owned();
-        facts.described.push(("sessions", service.sessions.map_or_else(off, |most| most.to_string())));
-        facts.described.push(("per_peer", service.per_peer.map_or_else(off, |limits| limits.to_string())));
-        facts.described.push(("peers", describe_peers(service.peers.as_deref())));
-        facts.described.push(("carries", format!("{:?}", service.carries).to_lowercase()));
-        all.insert((service.name.to_string(), Half::Internal), facts);
-    }
-    all
+        };
+        ((service.name.to_string(), Half::Dmz), ServiceFacts::of_dmz(service, backends))
+    });
+    let of_internal = profile.internal.iter().flat_map(|half| &half.services);
+    let of_internal = of_internal
+        .map(|service| ((service.name.to_string(), Half::Internal), ServiceFacts::of_internal(service)));
+    of_dmz.chain(of_internal).collect()
 }
 
 impl ServiceFacts {
-    fn add_client_rules(&mut self, rules: &ClientRules) {
+    /// Every key is compared: one that is added to a service must be added here.
+    fn of_dmz(service: &DmzService, backends: Option<&BackendSet>) -> Self {
+        let DmzService { name: _, accept, sessions, idle, peers, carries, unready, hours, clients } = service;
+        let mut facts = Self::default();
+        let described = accept.iter().map(describe_accept).collect::<Vec<_>>().join(" ");
+        facts.described.push(("accept", described));
+        facts.described.push(("sessions", sessions.to_string()));
+        let idle = idle.map(|idle| humantime::format_duration(idle).to_string());
+        facts.described.push(("idle", idle.unwrap_or_else(|| "off".into())));
+        facts.add_client_rules(clients);
+        facts.described.push(("peers", describe_peers(peers.as_deref())));
+        facts.described.push(("carries", format!("{carries:?}").to_lowercase()));
+        facts.described.push(("unready", format!("{unready:?}").to_lowercase()));
+        facts.options.extend(accept.iter().flat_map(accept_options));
+        if let Some(backends) = backends {
+            facts.add_backends(backends);
+            facts.add_hours(hours.as_ref());
+        }
+        facts
+    }
+
+    fn of_internal(service: &InternalService) -> Self {
+        let InternalService { name: _, connect, peers, carries, hours, sessions, per_peer } = service;
         let off = || "off".to_owned();
-        self.described.push(("per_client", rules.per_client.map_or_else(off, |of| of.limits.to_string())));
-        self.described.push(("rate", rules.rate.to_string()));
-        let limit = rules.session_limit.map(|limit| humantime::format_duration(limit).to_string());
+        let mut facts = Self::default();
+        facts.add_backends(connect);
+        facts.add_hours(hours.as_ref());
+        facts.described.push(("sessions", sessions.map_or_else(off, |most| most.to_string())));
+        facts.described.push(("per_peer", per_peer.map_or_else(off, |limits| limits.to_string())));
+        facts.described.push(("peers", describe_peers(peers.as_deref())));
+        facts.described.push(("carries", format!("{carries:?}").to_lowercase()));
+        facts
+    }
+
+    fn add_client_rules(&mut self, rules: &ClientRules) {
+        let ClientRules { filter, per_client, rate, session_limit } = rules;
+        let off = || "off".to_owned();
+        self.described.push(("per_client", per_client.map_or_else(off, |of| of.limits.to_string())));
+        self.described.push(("rate", rate.to_string()));
+        let limit = session_limit.map(|limit| humantime::format_duration(limit).to_string());
         self.described.push(("session_limit", limit.unwrap_or_else(off)));
-        self.undescribed.push(("clients", format!("{:?}", rules.filter)));
+        let value = format!("{filter:?}");
+        self.options.push(LocationOption { location: String::new(), name: "clients", value });
     }
 
     fn add_hours(&mut self, hours: Option<&OpeningHours>) {
@@ -151,8 +170,10 @@ impl ServiceFacts {
     }
 
     fn add_backends(&mut self, backends: &BackendSet) {
-        self.described.push(("backend", backends.to_string()));
-        self.undescribed.push(("options of its backend", format!("{backends:?}")));
+        let location = backends.to_string();
+        self.described.push(("backend", location.clone()));
+        let value = format!("{backends:?}");
+        self.options.push(LocationOption { location, name: "options of its backend", value });
     }
 }
 
@@ -168,6 +189,108 @@ fn describe_accept(accept: &Accept) -> String {
     text
 }
 
+/// Everything else about it; what it has not is empty.
+fn accept_options(accept: &Accept) -> Vec<LocationOption> {
+    let Accept { address: _, bind, tls, web, sni: _, proxy } = accept;
+    let mut options = vec![("bind", format!("{bind:?}")), ("proxy", format!("{proxy:?}"))];
+    if let Some(AcceptTls { pair, clients, min_version, alpn }) = tls {
+        options.push(("certificate", format!("{pair:?}")));
+        options.push(("certificates of clients", format!("{clients:?}")));
+        options.push(("min_version", format!("{min_version:?}")));
+        options.push(("alpn", format!("{alpn:?}")));
+    }
+    if let Some(web) = web {
+        options.extend(web_options(web));
+    }
+    let location = describe_accept(accept);
+    options
+        .into_iter()
+        .map(|(name, value)| LocationOption { location: location.clone(), name, value })
+        .collect()
+}
+
+fn web_options(web: &WebOptions) -> [(&'static str, String); 9] {
+    let WebOptions {
+        hosts: _,
+        origins,
+        message_limit,
+        inactivity,
+        protocols,
+        frames,
+        forwarded,
+        body,
+        keep_alive,
+        auth,
+    } = web;
+    [
+        ("origins", format!("{origins:?}")),
+        ("message_limit", format!("{message_limit:?}")),
+        ("inactivity", format!("{inactivity:?}")),
+        ("protocols", format!("{protocols:?}")),
+        ("frames", format!("{frames:?}")),
+        ("forwarded", format!("{forwarded:?}")),
+        ("body", format!("{body:?}")),
+        ("keep_alive", format!("{keep_alive:?}")),
+        ("auth", format!("{auth:?}")),
+    ]
+}
+
 fn describe_peers(peers: Option<&[String]>) -> String {
     peers.map_or_else(|| "all".into(), |peers| peers.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::profile::{self, ProfileOverrides};
+
+    fn changes(before: &str, after: &str) -> Vec<Vec<String>> {
+        let text =
+            |service: &str| format!("mode: direct\ndmz: {{ services: {{ orders: {{ {service} }} }} }}\n");
+        let read = |service: &str, file: &str| {
+            let profile = profile::parse(&text(service), Path::new(file), &ProfileOverrides::default());
+            profile.unwrap_or_else(|problems| panic!("{problems:?}"))
+        };
+        let changes = compare_services(&read(before, "one.yaml"), &read(after, "other.yaml"));
+        changes.into_iter().map(|change| change.what).collect()
+    }
+
+    #[test]
+    fn each_option_that_changes_is_named() {
+        let tls = "connect: 'echo://', accept: { address: 'wss://127.0.0.1:80/a', \
+                   tls: { certificate: www.pem, key: www.key, ca: ca.pem } }";
+        let none: [[&str; 0]; 0] = [];
+        assert_eq!(changes(tls, tls), none, "another file that says the same");
+        for (from, to, expected) in [
+            ("ca.pem", "other.pem", &["certificates of clients changed"][..]),
+            ("ca.pem", "ca.pem, min_version: '1.3'", &["min_version changed"]),
+            ("www.pem", "new.pem", &["certificate changed"]),
+            (" } }", " }, origins: ['https://h'] }", &["origins changed"]),
+            (
+                "ca.pem } }",
+                "ca.pem } }, auth: { basic: users }, rate: 1MB/s, clients: { deny: ['::/0'] }, unready: refuse",
+                &[
+                    "rate 1MB/s a session, was off",
+                    "unready refuse, was accept",
+                    "clients changed",
+                    "auth changed",
+                ],
+            ),
+            (":80/a", ":80/b", &["accept wss://127.0.0.1:80/b, was wss://127.0.0.1:80/a"]),
+            (
+                "connect: 'echo://'",
+                "connect: 'tcp://127.0.0.1:9'",
+                &["backend tcp://127.0.0.1:9, was echo://"],
+            ),
+        ] {
+            let found = changes(tls, &tls.replace(from, to)).concat();
+            assert!(
+                found.len() == expected.len()
+                    && found.iter().zip(expected).all(|(one, begins)| one.starts_with(begins)),
+                "{to}: {found:?}"
+            );
+        }
+    }
 }

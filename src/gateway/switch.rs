@@ -86,7 +86,7 @@ impl Engine {
         files: SwitchFiles,
         found: &ResolvedNames,
     ) -> Result<PendingSwitch, BindError> {
-        let plan = self.plan_switch(&loaded.profile);
+        let plan = self.plan_loaded(&loaded);
         let new_dmz = loaded.profile.dmz.as_ref().filter(|_| plan.dmz.opens());
         let new_internal = loaded.profile.internal.as_ref().filter(|_| plan.internal.opens());
         // Everything is bound before anything runs.
@@ -255,6 +255,7 @@ impl Engine {
             requester,
             ..
         } = switching;
+        let lost = self.lost_access(&loaded);
         let LoadedProfile {
             profile,
             dmz: dmz_identity,
@@ -292,6 +293,7 @@ impl Engine {
         let mut sentences =
             vec![format!("profile `{}` is in force, mode {}", profile.name, profile.mode.label())];
         sentences.extend(self.lost_grants(&profile));
+        sentences.extend(lost);
         sentences.extend(reported);
         sentences.extend(self.lock.enter_reporting(&profile));
         let was_warned = self.inherited.warning(&self.profile).is_some();

@@ -28,9 +28,10 @@ use tokio::{
 };
 
 use super::listen::ListenerAddresses;
-use crate::profile::ServiceName;
+use crate::{admission::quota::DescriptorQuota, profile::ServiceName};
 
-/// A connection to a port of this process is accepted within this time, unless its clients are at their bound.
+/// A connection to a port of this process is accepted within this time, unless its clients are at their bound:
+/// then nothing is learnt from it.
 const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Whoever gives up a connection sooner than that has still learnt, after this time, that it leads elsewhere. A check
 /// that has less time than a dial would otherwise never get further.
@@ -53,6 +54,12 @@ pub struct ServicePorts {
 }
 
 impl OwnPorts {
+    /// Ports that share this bound on their clients.
+    pub fn bounded_by(clients: Arc<DescriptorQuota>) -> Self {
+        let announced = AnnouncedDials { clients: Some(clients), ..AnnouncedDials::default() };
+        Self { locations: Arc::default(), announced: Arc::new(announced) }
+    }
+
     pub fn set(&self, locations: HashMap<ServiceName, Vec<ListenerAddresses>>) {
         self.locations.store(Arc::new(locations));
         self.announced.elsewhere().clear();
@@ -110,6 +117,8 @@ struct AnnouncedDials {
     under_way: Mutex<HashMap<SocketAddr, oneshot::Sender<()>>>,
     /// The addresses that lead elsewhere, and until when this counts.
     elsewhere: Mutex<HashMap<SocketAddr, Instant>>,
+    /// A port whose clients are at their bound claims nothing until one of them has gone.
+    clients: Option<Arc<DescriptorQuota>>,
 }
 
 /// Ends the announcement of a dial when dropped, and notes what nobody has claimed.
@@ -166,6 +175,7 @@ impl Drop for DialAnnouncement<'_> {
         if let Some((to, since)) = self.connected
             && is_unclaimed
             && since.elapsed() >= UNCLAIMED_DELAY
+            && !self.dials.clients.as_ref().is_some_and(|clients| clients.is_full())
         {
             self.dials.note_elsewhere(to);
         }
@@ -273,5 +283,18 @@ mod tests {
         assert!(given_up.is_err() && !own.may_include(to));
         ports.set(HashMap::new());
         assert!(own.may_include(to), "other ports may be there now");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_port_at_its_bound_does_not_show_that_a_dial_leads_elsewhere() {
+        let clients = DescriptorQuota::new(1);
+        let ports = OwnPorts::bounded_by(clients.clone());
+        let (listener, own) = service_port(&ports).await;
+        let to = listener.local_addr().unwrap();
+        let client = clients.take().await;
+        assert!(own.dial_elsewhere(None, to).await.unwrap().is_some(), "nobody has claimed it");
+        assert!(own.may_include(to), "but it was not accepted yet either");
+        drop(client);
+        assert!(own.dial_elsewhere(None, to).await.unwrap().is_some() && !own.may_include(to));
     }
 }

@@ -395,7 +395,7 @@ pub enum ExpiredListPolicy {
 }
 
 /// PEM text, and where it comes from. The same file is the same source, wherever a profile names it.
-#[derive(Debug, Clone, Eq)]
+#[derive(Clone, Eq)]
 pub enum PemSource {
     /// A file, and the place in the profile that names it.
     File { path: PathBuf, location: ProfileLocation },
@@ -408,6 +408,16 @@ impl PemSource {
         match self {
             Self::File { path, .. } => (Some(path), None),
             Self::Memory(text) => (None, Some(text)),
+        }
+    }
+}
+
+/// Shows no text, which may be a key.
+impl fmt::Debug for PemSource {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File { path, .. } => write!(out, "{}", path.display()),
+            Self::Memory(_) => out.write_str("built in"),
         }
     }
 }

@@ -62,6 +62,8 @@ const MINUTES_MAX: usize = 24 * 60;
 const ROWS_MAX: usize = 24 << 10;
 /// The longest name of a row; a peer may have chosen it.
 const NAME_CHARS_MAX: usize = 128;
+/// As much of an instance as tells the gateways of one address apart.
+const INSTANCE_CHARS: usize = 8;
 
 impl RowHistory {
     /// Whether a new minute has begun.
@@ -92,10 +94,10 @@ impl RowHistory {
                 links_wanted: 0,
             }
         });
-        let of_peers = pools.iter().map(|pool| MinuteRow {
+        let of_peers = pools.iter().zip(pool_names(pools)).map(|(pool, name)| MinuteRow {
             half: pool.half,
             subject: RowSubject::Peer,
-            name: pool_name(pool).into(),
+            name,
             up: 0,
             down: 0,
             open: pool.sessions as u64,
@@ -138,11 +140,29 @@ impl RowHistory {
     }
 }
 
-/// `internal at 10.0.0.5`, with the service where links are for one alone.
-fn pool_name(pool: &PoolRow) -> String {
+/// The names of pools, in their order. Several gateways may have the same name and the same address; only then a name
+/// says which process it is.
+fn pool_names(pools: &[PoolRow]) -> Vec<Arc<str>> {
+    let names: Vec<_> = pools.iter().map(|pool| pool_name(pool, None)).collect();
+    let mut counts = HashMap::new();
+    for (pool, name) in pools.iter().zip(&names) {
+        *counts.entry((pool.half, name.as_str())).or_insert(0) += 1;
+    }
+    let name = |(pool, name): (&PoolRow, &String)| match pool.instance.as_deref() {
+        Some(instance) if counts[&(pool.half, name.as_str())] > 1 => pool_name(pool, Some(instance)).into(),
+        Some(_) | None => name.as_str().into(),
+    };
+    pools.iter().zip(&names).map(name).collect()
+}
+
+/// `internal at 10.0.0.5`, with the service where links are for one alone; `internal (9f86d081) at 10.0.0.5` with the
+/// beginning of an instance.
+fn pool_name(pool: &PoolRow, instance: Option<&str>) -> String {
+    let instance = instance.map(|instance| instance.chars().take(INSTANCE_CHARS).collect::<String>());
+    let instance = instance.map_or_else(String::new, |instance| format!(" ({instance})"));
     let peer = match (&pool.peer, &pool.address) {
-        (Some(peer), Some(address)) => format!("{peer} at {address}"),
-        (Some(one), None) | (None, Some(one)) => one.clone(),
+        (Some(peer), Some(address)) => format!("{peer}{instance} at {address}"),
+        (Some(one), None) | (None, Some(one)) => format!("{one}{instance}"),
         (None, None) => String::from("any peer"),
     };
     let name = if pool.service == "*" { peer } else { format!("{peer}, {}", pool.service) };
@@ -182,6 +202,31 @@ mod tests {
         let seen: Vec<_> = rows.iter().map(|row| (&*row.name, row.up, row.open, row.links)).collect();
         assert_eq!(seen, [("orders", 100, 5, 0), ("inside", 0, 0, 2)]);
         assert!(history.at(NOW - 1).is_none() && history.at(NOW + 120 + 120).is_none(), "not measured");
+    }
+
+    #[test]
+    fn gateways_of_one_name_and_address_have_different_rows() {
+        let twin = |instance: &str| PoolRow {
+            address: Some("10.0.0.5".into()),
+            instance: Some(instance.repeat(16)),
+            ..pool(8)
+        };
+        let names = |pools: &[PoolRow]| {
+            let mut history = RowHistory::default();
+            history.take(NOW, HashMap::new(), pools);
+            let rows = &history.at(NOW).expect("it was kept").rows;
+            rows.iter().map(|row| row.name.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&[twin("0a")]), ["inside at 10.0.0.5"], "it is the only one");
+        assert_eq!(
+            names(&[twin("b1"), twin("0a")]),
+            ["inside (0a0a0a0a) at 10.0.0.5", "inside (b1b1b1b1) at 10.0.0.5"]
+        );
+        let of_service = |service: &str| PoolRow { service: service.into(), ..twin("0a") };
+        let seen = names(&[of_service("chat"), of_service("orders")]);
+        assert_eq!(seen, ["inside at 10.0.0.5, chat", "inside at 10.0.0.5, orders"]);
+        let inner = PoolRow { half: Half::Internal, ..twin("b1") };
+        assert_eq!(names(&[twin("0a"), inner]), ["inside at 10.0.0.5"; 2], "each is of a half of its own");
     }
 
     #[test]

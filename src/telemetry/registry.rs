@@ -44,7 +44,7 @@ pub use counters::SessionCounters;
 use ended::{EndedSession, EndedSessions};
 pub use ending::{SessionStopper, StopReason};
 pub use ends::ServiceEnds;
-pub use kill::{KillError, KillSelection, ListedSessions, SessionMatch};
+pub use kill::{KillError, KillSelection, ListedSessions, OpenClient, SessionMatch};
 use recent_bytes::RecentBytes;
 use totals::{CountedEnd, ServiceTotals, SessionTally};
 

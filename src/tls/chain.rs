@@ -106,12 +106,28 @@ impl ChainError {
 
     /// The fault in words, for a chain that the other side of a handshake has shown.
     pub fn of_other_side(&self) -> String {
-        let advice = self.advice();
+        let (short, advice) = (self.in_short(), self.advice());
+        match self {
+            Self::IssuerMissing { .. } | Self::SelfSigned { .. } => format!("{short}: {self}; {advice}"),
+            Self::ListExpired { .. }
+            | Self::IssuerNoCa { .. }
+            | Self::NameExcluded { .. }
+            | Self::Algorithm { .. }
+            | Self::Version { .. }
+            | Self::IsAuthority { .. }
+            | Self::Expired { .. }
+            | Self::NotYet { .. }
+            | Self::Revoked { .. } => format!("{short}; {advice}"),
+        }
+    }
+
+    /// Such a fault without what to do about it.
+    pub fn in_short(&self) -> String {
         match self {
             Self::IssuerMissing { ca, .. } | Self::SelfSigned { ca, .. } => {
-                format!("its certificate comes from another CA than {ca}: {self}; {advice}")
+                format!("its certificate comes from another CA than {ca}")
             }
-            Self::ListExpired { .. } => format!("{self}; {advice}"),
+            Self::ListExpired { .. } => self.to_string(),
             Self::IssuerNoCa { .. }
             | Self::NameExcluded { .. }
             | Self::Algorithm { .. }
@@ -119,7 +135,7 @@ impl ChainError {
             | Self::IsAuthority { .. }
             | Self::Expired { .. }
             | Self::NotYet { .. }
-            | Self::Revoked { .. } => format!("its {self}; {advice}"),
+            | Self::Revoked { .. } => format!("its {self}"),
         }
     }
 

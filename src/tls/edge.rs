@@ -26,7 +26,7 @@ use super::{
     pem::{pem_problem, read_chain, read_key, read_roots, unfit_problem},
     probe_tls,
     revocation::{RevocationCheck, RevocationLists},
-    shown_certificates::ShownCertificates,
+    shown_certificates::{ShownCertificates, ShownChain, ShownRefusal},
 };
 use crate::{
     disk::PipePolicy,
@@ -106,6 +106,8 @@ struct AcceptTlsConfig {
     leaf: CertificateDer<'static>,
     /// Which of their certificates are revoked.
     revoked: Arc<RevocationCheck>,
+    /// Whose certificates are accepted; `None` if none are asked for.
+    verifier: Option<Arc<NamedClientVerifier>>,
 }
 
 impl EdgeTls {
@@ -170,6 +172,24 @@ impl EdgeTls {
             entry.1.push(edge.revoked.lists());
         }
         enforced.into_values().map(|(shown, lists)| shown.enforce(lists)).sum()
+    }
+
+    /// What clients of accepts with this `ca` have shown on open connections.
+    pub fn shown_by_clients(&self, ca: &PemSource) -> Vec<ShownChain> {
+        let has_ca = |tls: &AcceptTls| tls.client_certificates().is_some_and(|clients| clients.ca == *ca);
+        let mut of_ca = self.accepts.iter().filter(|(tls, _)| has_ca(tls));
+        let edge = of_ca.find_map(|(_, edge)| edge.opened());
+        edge.map(|edge| edge.bytes.shown.of_open_connections()).unwrap_or_default()
+    }
+
+    /// Why an accept would not let in a client that shows these certificates; `None` if it would, or cannot be used
+    /// at all.
+    pub fn refusal_of_client(&self, tls: &AcceptTls, chain: &[CertificateDer<'_>]) -> Option<ShownRefusal> {
+        let edge = self.accepts.get(tls)?.opened()?;
+        if edge.revoked.lists().revoke_chain(chain) {
+            return Some(ShownRefusal::Revoked);
+        }
+        edge.verifier.as_ref()?.refusal_reason(chain).map(ShownRefusal::Untrusted)
     }
 
     /// What tells which clients' certificates are revoked, for each accept.
@@ -255,14 +275,14 @@ fn load_accept(tls: &AcceptTls, pipes: PipePolicy) -> Result<AcceptTlsConfig, Pr
         None => Arc::default(),
     };
     let verifier = |clients, demand| verifier(clients, &provider, pipes, demand, revoked.clone());
-    let builder = match &tls.clients {
-        ClientCheck::Nobody => builder.with_no_client_auth(),
-        ClientCheck::Optional(clients) => {
-            builder.with_client_cert_verifier(verifier(clients, ClientCertificateDemand::Optional)?)
-        }
-        ClientCheck::Required(clients) => {
-            builder.with_client_cert_verifier(verifier(clients, ClientCertificateDemand::Required)?)
-        }
+    let verifier = match &tls.clients {
+        ClientCheck::Nobody => None,
+        ClientCheck::Optional(clients) => Some(verifier(clients, ClientCertificateDemand::Optional)?),
+        ClientCheck::Required(clients) => Some(verifier(clients, ClientCertificateDemand::Required)?),
+    };
+    let builder = match verifier.clone() {
+        None => builder.with_no_client_auth(),
+        Some(verifier) => builder.with_client_cert_verifier(verifier),
     };
     let mut bytes = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(pair)));
     if tls.clients != ClientCheck::Nobody {
@@ -276,7 +296,7 @@ fn load_accept(tls: &AcceptTls, pipes: PipePolicy) -> Result<AcceptTlsConfig, Pr
     let clients = tls.client_certificates();
     let names: Arc<[String]> = clients.and_then(|of| of.names.as_deref()).unwrap_or_default().into();
     let server = |config| TlsServer { config: Arc::new(config), names: names.clone(), shown: Arc::default() };
-    Ok(AcceptTlsConfig { bytes: server(bytes), web: server(web), leaf, revoked })
+    Ok(AcceptTlsConfig { bytes: server(bytes), web: server(web), leaf, revoked, verifier })
 }
 
 fn load_connect(tls: &ConnectTls, with: TlsParty, pipes: PipePolicy) -> Result<ConnectConfig, Problem> {

@@ -16,7 +16,10 @@ use rustls::{
     },
 };
 
-use super::{authorities::Authorities, peer_verifier::name_among, revocation::RevocationCheck};
+use super::{
+    authorities::Authorities, error::failure_reason, party::TlsParty, peer_verifier::name_among,
+    revocation::RevocationCheck,
+};
 
 /// Whether clients must show a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +37,29 @@ pub(super) struct NamedClientVerifier {
     pub revoked: Arc<RevocationCheck>,
 }
 
+impl NamedClientVerifier {
+    /// Why a client that shows these certificates would not be let in; `None` if it would.
+    pub(super) fn refusal_reason(&self, chain: &[CertificateDer<'_>]) -> Option<String> {
+        let (leaf, intermediates) = chain.split_first()?;
+        let error = self.check(leaf, intermediates, UnixTime::now()).err()?;
+        let fault = self.authorities.fault(&error, leaf, intermediates);
+        Some(fault.map_or_else(|| failure_reason(&error, TlsParty::Client), |fault| fault.in_short()))
+    }
+
+    fn check(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), Error> {
+        self.authorities.check_client(leaf, intermediates, now)?;
+        if let Some(names) = &self.names {
+            name_among(leaf, names, "this accept's `names`")?;
+        }
+        self.revoked.lists().check(leaf, intermediates, now)
+    }
+}
+
 impl ClientCertVerifier for NamedClientVerifier {
     fn client_auth_mandatory(&self) -> bool {
         self.demand == ClientCertificateDemand::Required
@@ -49,12 +75,8 @@ impl ClientCertVerifier for NamedClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let checked = self.authorities.check_client(leaf, intermediates, now);
+        let checked = self.check(leaf, intermediates, now);
         checked.map_err(|error| self.authorities.explain(error, leaf, intermediates))?;
-        if let Some(names) = &self.names {
-            name_among(leaf, names, "this accept's `names`")?;
-        }
-        self.revoked.lists().check(leaf, intermediates, now)?;
         Ok(ClientCertVerified::assertion())
     }
 

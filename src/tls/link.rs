@@ -3,7 +3,10 @@
 //! [`LinkIdentity::load`] opens what a profile names and reports everything wrong with it;
 //! [`LinkIdentity::accept`] and [`LinkIdentity::connect`] are the two handshakes.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+};
 
 use rustls::{
     CertificateError, ClientConfig, NamedGroup, ServerConfig,
@@ -18,6 +21,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::{
     authorities::Authorities,
+    chain::ChainError,
     describe::describe_certificate,
     error::{TlsError, failure_reason},
     handshake::run_handshake,
@@ -25,7 +29,7 @@ use super::{
     peer_verifier::PeerVerifier,
     pem::{find_unfit, name_prefix, pem_problem, read_chain, read_key, read_roots, unfit, unfit_problem},
     revocation::RevocationCheck,
-    shown_certificates::ShownCertificates,
+    shown_certificates::{ShownCertificates, ShownChain, ShownRefusal},
 };
 use crate::{
     disk::PipePolicy,
@@ -185,13 +189,58 @@ impl LinkIdentity {
     pub fn refusal_reason(&self, other: &Self) -> Option<String> {
         let (leaf, rest) = other.shown.split_first()?;
         let intermediates = &rest[..rest.len().saturating_sub(1)];
-        let authorities = self.verifier.authorities();
-        let checked = authorities.check_server(leaf, intermediates, UnixTime::now());
+        let checked = self.verifier.authorities().check_server(leaf, intermediates, UnixTime::now());
+        self.refusal_of_chain(checked, (leaf, intermediates), ChainError::of_other_side)
+    }
+
+    /// `checked` is whether the chain comes from the link's `ca`.
+    fn refusal_of_chain(
+        &self,
+        checked: Result<(), rustls::Error>,
+        (leaf, intermediates): (&CertificateDer<'_>, &[CertificateDer<'_>]),
+        describe: fn(&ChainError) -> String,
+    ) -> Option<String> {
         let named = checked.and_then(|()| self.verifier.name_of(leaf).map(|_| ()));
         let revoked = || self.verifier.revoked().lists().check(leaf, intermediates, UnixTime::now());
         let error = named.and_then(|()| revoked()).err()?;
-        let fault = authorities.fault(&error, leaf, intermediates);
-        Some(fault.map_or_else(|| failure_reason(&error, TlsParty::Gateway), |fault| fault.of_other_side()))
+        let fault = self.verifier.authorities().fault(&error, leaf, intermediates);
+        Some(fault.map_or_else(|| failure_reason(&error, TlsParty::Gateway), |fault| describe(&fault)))
+    }
+
+    /// The peers with open links whose certificates the `next` identity would not accept, each with the number of
+    /// these links.
+    pub fn peers_lost_to(&self, next: &Self) -> BTreeMap<String, (usize, ShownRefusal)> {
+        let mut lost = BTreeMap::new();
+        for shown in self.shown_by_peers.of_open_connections() {
+            let Some(refusal) = next.refusal_of_shown(&shown) else { continue };
+            let Some(name) = shown.chain.first().and_then(|leaf| self.verifier.name_of(leaf).ok()) else {
+                continue;
+            };
+            let (links, _) = lost.entry(name).or_insert((0, refusal));
+            *links += 1;
+        }
+        lost
+    }
+
+    /// Why the certificates of an open link would not be accepted on a new one, whichever side dialled.
+    fn refusal_of_shown(&self, shown: &ShownChain) -> Option<ShownRefusal> {
+        let (leaf, intermediates) = shown.chain.split_first()?;
+        if self.verifier.revoked().lists().revoke_chain(&shown.chain) {
+            return Some(ShownRefusal::Revoked);
+        }
+        let (authorities, now) = (self.verifier.authorities(), UnixTime::now());
+        let checked = authorities
+            .check_client(leaf, intermediates, now)
+            .or_else(|_| authorities.check_server(leaf, intermediates, now));
+        let untrusted = self.refusal_of_chain(checked, (leaf, intermediates), ChainError::in_short);
+        untrusted.or_else(|| self.refusal_of_key_exchange(&shown.key_exchange)).map(ShownRefusal::Untrusted)
+    }
+
+    /// Both ends prefer a hybrid one, so the other side knows none if another was agreed on.
+    fn refusal_of_key_exchange(&self, agreed: &str) -> Option<String> {
+        let hybrid = format!("{:?}", NamedGroup::X25519MLKEM768);
+        let is_refused = self.key_exchange == KeyExchangePolicy::HybridRequired && agreed != hybrid;
+        is_refused.then(|| format!("its links use {agreed}, and `post_quantum` takes {hybrid} alone"))
     }
 
     /// What its certificates are for and how many days they are still valid, for operators.

@@ -222,6 +222,11 @@ impl RevocationLists {
         shown.iter().any(|id| self.lists.iter().any(|list| revokes(list, id)))
     }
 
+    /// Whether a chain that was shown contains a revoked certificate.
+    pub fn revoke_chain(&self, chain: &[CertificateDer<'_>]) -> bool {
+        self.revoke_any(&chain.iter().filter_map(CertificateId::of).collect::<Vec<_>>())
+    }
+
     pub fn expiries(&self) -> impl Iterator<Item = ListExpiry> {
         self.lists.iter().map(|list| ListExpiry {
             object: list.object.clone(),

@@ -5,6 +5,8 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use rustls::pki_types::CertificateDer;
+
 use super::revocation::{CertificateId, RevocationLists};
 use crate::net::{certificate_watch::CertificateWatch, stream::NetStream};
 
@@ -17,17 +19,37 @@ pub struct ShownCertificates(Mutex<ShownState>);
 #[derive(Debug, Default)]
 struct ShownState {
     lists: Vec<Arc<RevocationLists>>,
-    shown: Vec<(Weak<CertificateWatch>, Vec<CertificateId>)>,
+    shown: Vec<(Weak<CertificateWatch>, ShownChain)>,
     sweep_at: usize,
+}
+
+/// What the other side of a connection has shown.
+#[derive(Debug, Clone)]
+pub struct ShownChain {
+    pub chain: Vec<CertificateDer<'static>>,
+    /// The group of the key exchange that it has agreed on.
+    pub key_exchange: String,
+    ids: Vec<CertificateId>,
+}
+
+/// Why the other side of an open connection would not be accepted again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ShownRefusal {
+    /// Its connections are cut.
+    Revoked,
+    /// Its connections go on.
+    Untrusted(String),
 }
 
 impl ShownCertificates {
     /// Watches the certificates of a connection from its handshake on. The lists may have changed since.
     pub fn watch(&self, stream: &mut NetStream) {
-        let ids: Vec<_> = stream.peer_chain().iter().filter_map(CertificateId::of).collect();
+        let chain = stream.peer_chain().to_vec();
+        let ids: Vec<_> = chain.iter().filter_map(CertificateId::of).collect();
         if ids.is_empty() {
             return;
         }
+        let key_exchange = stream.tls_details().map(|details| details.group).unwrap_or_default();
         let watch = Arc::new(CertificateWatch::default());
         let mut state = self.lock();
         if state.lists.iter().any(|lists| lists.revoke_any(&ids)) {
@@ -37,7 +59,7 @@ impl ShownCertificates {
             state.shown.retain(|(watch, _)| watch.strong_count() > 0);
             state.sweep_at = 2 * state.shown.len();
         }
-        state.shown.push((Arc::downgrade(&watch), ids));
+        state.shown.push((Arc::downgrade(&watch), ShownChain { chain, key_exchange, ids }));
         drop(state);
         stream.hold_watch(watch);
     }
@@ -47,8 +69,8 @@ impl ShownCertificates {
     pub fn enforce(&self, lists: Vec<Arc<RevocationLists>>) -> usize {
         let mut state = self.lock();
         let mut revoked = Vec::new();
-        state.shown.retain(|(watch, ids)| match watch.upgrade() {
-            Some(watch) if lists.iter().any(|lists| lists.revoke_any(ids)) => {
+        state.shown.retain(|(watch, shown)| match watch.upgrade() {
+            Some(watch) if lists.iter().any(|lists| lists.revoke_any(&shown.ids)) => {
                 revoked.push(watch);
                 false
             }
@@ -60,6 +82,13 @@ impl ShownCertificates {
         // Each call wakes a task, so this is not done under the lock.
         revoked.iter().for_each(|watch| watch.note_revoked());
         revoked.len()
+    }
+
+    /// What was shown on each connection that is open.
+    pub fn of_open_connections(&self) -> Vec<ShownChain> {
+        let state = self.lock();
+        let open = state.shown.iter().filter(|(watch, _)| watch.strong_count() > 0);
+        open.map(|(_, shown)| shown.clone()).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, ShownState> {

@@ -319,7 +319,7 @@ impl App {
     }
 }
 
-fn is_recent(asked_at: Option<f64>, now: f64, again_seconds: f64) -> bool {
+pub(super) fn is_recent(asked_at: Option<f64>, now: f64, again_seconds: f64) -> bool {
     asked_at.is_some_and(|at| (0.0..again_seconds).contains(&(now - at)))
 }
 

@@ -107,6 +107,28 @@ fn until_found_by(folder: &TestFolder, wrapper: &[&str], gateway: &str, (id, sev
     panic!("{id}, {severity}, {figure} is not found: {last:#}");
 }
 
+/// Its links are all up, none is missing and none is full: the alert is the only one that says why.
+#[test]
+fn a_gateway_whose_only_peer_drains_with_sessions_on_all_links_serves_nobody() {
+    let folder = TestFolder::with_certificates();
+    let pair = Pair::reverse(&folder, &[("echo", "echo://")]);
+    let mut clients = [(); 2].map(|()| connect(pair.dmz.accept("echo")));
+    for client in &mut clients {
+        client.write_all(b"x").expect("it is sent");
+        client.read_exact(&mut [0]).expect("it is served");
+    }
+    pair.dmz.wait("each link carries one", SOON, |status| {
+        let links = status["pools"][0]["links"].as_array().cloned().unwrap_or_default();
+        links.iter().filter(|link| link["sessions_open"] == 1).count() == 2
+    });
+    let drained = run(&folder, &["drain", "--admin", "run/internal.sock"]);
+    assert_eq!(drained.code, Some(0), "{}", drained.err);
+    until_found(&folder, "dmz", ("serves-nobody", "must", "no client is served"));
+    let reloaded = run(&folder, &["reload", "--admin", "run/internal.sock"]);
+    assert_eq!(reloaded.code, Some(0), "{}", reloaded.err);
+    pair.dmz.wait("it serves again", SOON, |status| status["health"] != "down");
+}
+
 /// One service was drained and nobody offers the other one, while all links are well. `serves-nobody` is for an outage
 /// that no other finding explains: here one does.
 #[test]

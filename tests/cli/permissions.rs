@@ -108,6 +108,26 @@ fn a_key_of_root_and_a_group_is_taken_by_its_members_alone() {
     assert_eq!(gateway.status()["phase"], "running");
 }
 
+/// Nothing but the socket's own mode keeps it out: every folder on the way is open.
+#[test]
+fn another_user_gets_no_answer_at_an_admin_socket() {
+    if !is_root("another_user_gets_no_answer_at_an_admin_socket") {
+        return;
+    }
+    let folder = TestFolder::with_certificates();
+    folder.write("edge.yaml", DIRECT);
+    let gateway = folder.start("edge");
+    [".", "run"].iter().for_each(|open| set_mode(&folder.path(open), 0o755));
+    let other = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--"];
+    for command in [&["status"][..], &["stop"], &["drain"]] {
+        let args = [command, &["--admin", "run/edge.sock"]].concat();
+        let refused = run_behind(&folder, &other, &args);
+        let says_so = refused.err.to_lowercase().contains("permission denied");
+        assert!(refused.code == Some(1) && says_so, "{command:?}: {:?} {}", refused.code, refused.err);
+    }
+    assert_eq!(gateway.status()["phase"], "running");
+}
+
 #[test]
 fn an_unreadable_file_is_reported_with_the_fix() {
     if !is_root("an_unreadable_file_is_reported_with_the_fix") {

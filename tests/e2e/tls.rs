@@ -11,7 +11,7 @@ use std::{
 };
 
 use portcullis::{profile::Mode, telemetry::snapshot::PoolState};
-use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, Issuer, KeyPair};
+use rcgen::{Certificate, CertificateParams, ExtendedKeyUsagePurpose, Issuer, KeyPair};
 use rustls::{
     ClientConfig, HandshakeKind, NamedGroup, ServerConfig,
     client::{ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue},
@@ -83,30 +83,46 @@ async fn rejected(config: ClientConfig, at: SocketAddr) -> SocketAddr {
     from
 }
 
-/// A certificate for `dmz` from the CA of `place` that ended yesterday, as `expired.pem`.
-fn make_expired(folder: &TestFolder) {
-    make_ending(folder, "expired", time::Duration::days(-1));
-}
-
 /// A certificate that expires after this time, in files of this name.
 pub fn make_ending(folder: &TestFolder, file: &str, after: time::Duration) {
-    let authority = fs::read_to_string(folder.pki("ca.pem")).unwrap();
-    let authority_key = KeyPair::from_pem(&fs::read_to_string(folder.pki("ca.key")).unwrap()).unwrap();
-    let issuer = Issuer::from_ca_cert_pem(&authority, authority_key).unwrap();
     let mut params = CertificateParams::new(vec!["dmz".to_owned()]).unwrap();
     params.not_before = time::OffsetDateTime::now_utc() - time::Duration::days(9);
     params.not_after = time::OffsetDateTime::now_utc() + after;
     params.extended_key_usages =
         vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     let key = KeyPair::generate().unwrap();
-    fs::write(folder.pki(&format!("{file}.pem")), params.signed_by(&key, &issuer).unwrap().pem()).unwrap();
+    write_pair(folder, file, &params.signed_by(&key, &issuer(folder)).unwrap(), &key);
+}
+
+fn issuer(folder: &TestFolder) -> Issuer<'static, KeyPair> {
+    let authority = fs::read_to_string(folder.pki("ca.pem")).unwrap();
+    let authority_key = KeyPair::from_pem(&fs::read_to_string(folder.pki("ca.key")).unwrap()).unwrap();
+    Issuer::from_ca_cert_pem(&authority, authority_key).unwrap()
+}
+
+fn write_pair(folder: &TestFolder, file: &str, certificate: &Certificate, key: &KeyPair) {
+    fs::write(folder.pki(&format!("{file}.pem")), certificate.pem()).unwrap();
     fs::write(folder.pki(&format!("{file}.key")), key.serialize_pem()).unwrap();
+}
+
+/// A certificate for `dmz` that is to be used from tomorrow on, one that only a server may show, and one that it has
+/// issued itself.
+fn make_unfit(folder: &TestFolder) {
+    let (issuer, key) = (issuer(folder), KeyPair::generate().unwrap());
+    let params = || CertificateParams::new(vec!["dmz".to_owned()]).unwrap();
+    let (mut early, mut server) = (params(), params());
+    early.not_before = time::OffsetDateTime::now_utc() + time::Duration::days(1);
+    server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    write_pair(folder, "early", &early.signed_by(&key, &issuer).unwrap(), &key);
+    write_pair(folder, "server", &server.signed_by(&key, &issuer).unwrap(), &key);
+    write_pair(folder, "own", &params().self_signed(&key).unwrap(), &key);
 }
 
 #[tokio::test]
 async fn a_certificate_that_is_not_a_peers_is_rejected() {
     let (folder, other) = (TestFolder::with(&["dmz", "internal", "stranger"]), TestFolder::new());
-    make_expired(&folder);
+    make_ending(&folder, "expired", time::Duration::days(-1));
+    make_unfit(&folder);
     let gateway = internal(&folder);
     let at = gateway.link_port().await;
     let anonymous = ClientConfig::builder().with_root_certificates(tls::roots(&folder)).with_no_client_auth();
@@ -119,6 +135,9 @@ async fn a_certificate_that_is_not_a_peers_is_rejected() {
         (foreign, "its certificate comes from another CA than this link's `ca`"),
         (anonymous, "peer sent no certificates"),
         (tls::client(&folder, "expired"), "expired"),
+        (tls::client(&folder, "early"), "its certificate is not valid yet"),
+        (tls::client(&folder, "server"), "does not allow extended key usage for client authentication"),
+        (tls::client(&folder, "own"), "its certificate comes from another CA than this link's `ca`"),
     ] {
         let from = rejected(config, at).await;
         expect_one_line(&gateway, from, why).await;
@@ -240,7 +259,7 @@ async fn serve_as(folder: &TestFolder, name: &str, ca: &TestFolder) -> (TcpListe
 #[tokio::test]
 async fn the_dialling_half_checks_the_other_sides_certificate() {
     let (folder, other) = (TestFolder::with(&["dmz", "internal", "stranger"]), TestFolder::new());
-    make_expired(&folder);
+    make_ending(&folder, "expired", time::Duration::days(-1));
     for (of, name, why) in [
         (&folder, "stranger", "certificate is for stranger, none of which is among"),
         (&other, "dmz", "its certificate comes from another CA than this link's `ca`"),
@@ -407,7 +426,7 @@ fn classic_provider() -> Arc<CryptoProvider> {
     Arc::new(provider)
 }
 
-fn classic_client(folder: &TestFolder) -> ClientConfig {
+pub fn classic_client(folder: &TestFolder) -> ClientConfig {
     ClientConfig::builder_with_provider(classic_provider())
         .with_safe_default_protocol_versions()
         .unwrap()

@@ -293,7 +293,8 @@ fn under_the_cursor_services_and_links_are_as_they_were() {
         let rows = requested.rows_at.map(|at| {
             let rows = vec![
                 row(RowSubject::Service, "orders", 37, 0),
-                row(RowSubject::Peer, "internal at 10.0.0.5", 12, 3),
+                row(RowSubject::Peer, "internal (0a1b2c3d) at 10.0.0.5", 12, 3),
+                row(RowSubject::Peer, "internal (9f86d081) at 10.0.0.5", 7, 5),
             ];
             MinuteRows { at, rows }
         });
@@ -308,7 +309,10 @@ fn under_the_cursor_services_and_links_are_as_they_were() {
     let shown = text(&app, (120, 36));
     let line = |name: &str| shown.lines().find(|line| line.contains(name)).unwrap_or_default().to_owned();
     assert!(line("orders").contains("37 open") && line("orders").contains("84"), "{shown}");
-    assert!(line("internal at").contains("12 open") && line("internal at").contains("3/8"), "{shown}");
+    for (name, open, links) in [("(0a1b2c3d) at 10.0.0.5", "12 open", "3/8"), ("(9f86d081)", "7 open", "5/8")]
+    {
+        assert!(line(name).contains(open) && line(name).contains(links), "{name}: {shown}");
+    }
     let mut wrong = vec![];
     check("history-rows", &app, (120, 36), &mut wrong);
     report(&wrong);
@@ -317,8 +321,19 @@ fn under_the_cursor_services_and_links_are_as_they_were() {
     assert!(!text(&app, (120, 36)).contains("37 open"), "what is not known yet is not shown");
     assert_eq!(answer(&mut app, |_, _| CommandAnswer::Refused("it keeps none".into())), 1);
     assert!(text(&app, (120, 36)).contains("it keeps none"));
+    assert_eq!(answer(&mut app, then), 0, "it has just said so");
+    let later = pictures::healthy();
+    let later = Snapshot { uptime_seconds: later.uptime_seconds + 10.0, ..later };
+    app.receive_snapshot(Arc::new(pictures::judged(later)));
+    assert_eq!(answer(&mut app, |_, _| CommandAnswer::Refused("it keeps none".into())), 2, "charts and rows");
+    assert_eq!(answer(&mut app, then), 0);
+    let later = pictures::healthy();
+    let later = Snapshot { uptime_seconds: later.uptime_seconds + 20.0, ..later };
+    app.receive_snapshot(Arc::new(pictures::judged(later)));
+    assert_eq!(answer(&mut app, then), 2, "charts and rows");
+    assert!(text(&app, (120, 36)).contains("37 open"), "it answers now");
     app.press(KeyCode::Esc.into());
-    assert!(!text(&app, (120, 36)).contains("it keeps none"), "now the charts have the space");
+    assert!(!text(&app, (120, 36)).contains("37 open"), "now the charts have the space");
 }
 
 /// Screen `H` alone knows what was of a running gateway: a table must not be read as if it did.

@@ -335,6 +335,7 @@ pub fn plan() -> SwitchPlan {
         }],
         over: vec![],
         lost_grants: vec![],
+        loses: vec![],
         opens: vec!["socks+tls://127.0.0.1:41443 for links".into()],
         closes: vec!["socks+tls://127.0.0.1:41444 for links".into()],
         links: vec!["the internal half dials socks+tls://127.0.0.1:41443 and keeps 8 ready".into()],

@@ -103,9 +103,10 @@ fn share_row(whole: &PoolRow, rows: Vec<PoolRow>) -> Vec<PoolRow> {
     let ready: Vec<_> = rows.iter().map(|row| row.ready).collect();
     let targets = share_target(whole.target, &ready);
     let share = |(at, (row, target)): (usize, (PoolRow, usize))| match at {
-        0 => PoolRow { target, ..row },
+        0 => PoolRow { target, at_maximum: row.at_maximum && row.ready < target, ..row },
         _ => PoolRow {
             target,
+            at_maximum: row.at_maximum && row.ready < target,
             dialling: 0,
             failures: 0,
             cut: 0,
@@ -141,6 +142,18 @@ fn share_target(target: usize, ready: &[usize]) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_gateway_that_lacks_links_is_at_the_maximum_of_its_address() {
+        let row = |ready, carrying| {
+            let row = PoolRow::new(crate::profile::Half::Internal, "*".into());
+            PoolRow { ready, carrying, at_maximum: true, ..row }
+        };
+        let whole = PoolRow { target: 8, ..row(5, 3) };
+        let shared = share_row(&whole, vec![row(0, 3), row(5, 0)]);
+        let seen: Vec<_> = shared.iter().map(|row| (row.target, row.at_maximum)).collect();
+        assert_eq!(seen, [(0, false), (8, true)]);
+    }
 
     #[test]
     fn what_is_wanted_is_shared_so_that_each_gateway_has_enough_if_all_have() {

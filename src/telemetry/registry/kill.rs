@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     fmt,
+    net::IpAddr,
     sync::Arc,
 };
 
@@ -50,6 +51,15 @@ pub struct SessionMatch {
     pub user: Option<String>,
     pub peer: Option<String>,
     pub service: Option<String>,
+}
+
+/// The client of an open session, as far as it is known.
+#[derive(Debug, Clone)]
+pub struct OpenClient {
+    pub service: ServiceName,
+    pub address: Option<IpAddr>,
+    /// Its proven name.
+    pub user: Option<Arc<str>>,
 }
 
 impl SessionRegistry {
@@ -118,6 +128,19 @@ impl SessionRegistry {
             }
         }
         counts
+    }
+
+    /// Who has open sessions that came in here, one entry for each.
+    pub fn open_clients(&self) -> Vec<OpenClient> {
+        let state = self.lock();
+        let outer = state.clients().filter(|(_, session)| session.half == Half::Dmz);
+        outer
+            .map(|(_, session)| OpenClient {
+                service: session.service.clone(),
+                address: session.client.map(|client| client.ip()),
+                user: session.user(),
+            })
+            .collect()
     }
 
     /// Open sessions of clients; in a pair that runs in one process, a session is counted once.

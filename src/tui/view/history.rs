@@ -180,7 +180,8 @@ fn draw_gateways(app: &App, gateways: &[GatewayThen<'_>], area: Rect, buffer: &m
     let theme = app.style.theme;
     let Some(rows) = usize::from(area.height).checked_sub(2) else { return };
     let titles = CHARTS.iter().map(|chart| (chart.title.to_uppercase(), theme.title));
-    draw_cells(app, ("GATEWAY", theme.title), titles, table::line(area, 1), buffer);
+    let label = LABEL_CELLS.min(area.width / 3);
+    draw_cells(app, ("GATEWAY", theme.title, label), titles, table::line(area, 1), buffer);
     let is_cut = gateways.len() > rows;
     let shown = if is_cut { rows.saturating_sub(1) } else { gateways.len() };
     for ((name, then), at) in gateways.iter().take(shown).zip(panel::lines(area).skip(2)) {
@@ -188,10 +189,11 @@ fn draw_gateways(app: &App, gateways: &[GatewayThen<'_>], area: Rect, buffer: &m
         match then {
             Ok(Some(sample)) => {
                 let cells = CHARTS.iter().map(|chart| ((chart.text)(sample), (chart.style)(&theme, sample)));
-                draw_cells(app, (&name, theme.accent), cells, at, buffer);
+                draw_cells(app, (&name, theme.accent, label), cells, at, buffer);
             }
             Ok(None) => {
-                draw_cells(app, (&name, theme.faint), [("not measured".into(), theme.faint)], at, buffer)
+                let cells = [("not measured".into(), theme.faint)];
+                draw_cells(app, (&name, theme.faint, label), cells, at, buffer)
             }
             Err(why) => {
                 let why = app.style.text(&app.addresses().text(why), TEXT_CHARS);
@@ -210,15 +212,14 @@ fn draw_gateways(app: &App, gateways: &[GatewayThen<'_>], area: Rect, buffer: &m
     }
 }
 
-/// The first cell stands where the labels of the charts do, the others share what is left.
+/// A name, and the other cells, which share what is left.
 pub fn draw_cells(
     app: &App,
-    (name, style): (&str, Style),
+    (name, style, label): (&str, Style, u16),
     cells: impl IntoIterator<Item = (String, Style)>,
     area: Rect,
     buffer: &mut Buffer,
 ) {
-    let label = LABEL_CELLS.min(area.width / 3);
     table::write(&table::cut(&app.style, name, label.saturating_sub(1)), style, area, buffer);
     let width = (area.width - label) / CHARTS.len() as u16;
     for ((text, style), number) in cells.into_iter().zip(0..) {
@@ -336,7 +337,8 @@ pub fn time(at: u64) -> String {
     text.get(11..).unwrap_or("-").to_owned()
 }
 
-const LABEL_CELLS: u16 = 20;
+/// The width of the charts' labels, if there is that much.
+pub const LABEL_CELLS: u16 = 20;
 /// Fewer lines are for the charts alone.
 const GATEWAYS_LINES_MIN: u16 = 18;
 const TIME_CELLS: u16 = 10;

@@ -10,6 +10,8 @@ use crate::{
 
 const TITLES: [&str; 6] = ["UP", "DOWN", "SESSIONS", "LINKS", "WAIT", "REFUSED"];
 const TEXT_CHARS: usize = 200;
+/// A rate with its unit, and a blank behind it.
+const CELLS_MIN: u16 = 11;
 
 /// Rows, or why there are none.
 pub type RowsThen<'a> = Result<&'a [MinuteRow], &'a str>;
@@ -22,28 +24,44 @@ pub fn count(rows: RowsThen<'_>) -> usize {
 pub fn draw(app: &App, rows: RowsThen<'_>, area: Rect, buffer: &mut Buffer) {
     let theme = app.style.theme;
     let Some(space) = usize::from(area.height).checked_sub(2) else { return };
+    let names = names(app, rows.unwrap_or_default());
+    let label = label_cells(&names, area);
     let titles = TITLES.map(|title| (title.to_owned(), theme.title));
-    history::draw_cells(app, ("SERVICE, PEER", theme.title), titles, table::line(area, 1), buffer);
+    history::draw_cells(app, ("SERVICE, PEER", theme.title, label), titles, table::line(area, 1), buffer);
     let rows = match rows {
         Ok([]) => return note(app, "nothing is kept of services and links then", area, buffer),
         Ok(rows) => rows,
         Err(why) => return note(app, why, area, buffer),
     };
-    let has_both_halves = rows.iter().any(|row| row.half != rows[0].half);
     let is_cut = rows.len() > space;
     let shown = if is_cut { space.saturating_sub(1) } else { rows.len() };
-    for (row, at) in rows.iter().take(shown).zip(panel::lines(area).skip(2)) {
-        let half = if has_both_halves { format!(" ({:?})", row.half).to_lowercase() } else { String::new() };
-        let name = app.style.text(&app.addresses().text(&row.name), TEXT_CHARS);
+    for ((row, name), at) in rows.iter().zip(&names).take(shown).zip(panel::lines(area).skip(2)) {
         let is_short = row.subject == RowSubject::Peer && row.links < row.links_wanted;
         let style = if is_short { theme.warn } else { theme.plain };
         let cells = cells(row).map(|text| (text, style));
-        history::draw_cells(app, (&format!("{name}{half}"), theme.accent), cells, at, buffer);
+        history::draw_cells(app, (name, theme.accent, label), cells, at, buffer);
     }
     if is_cut {
         let last = table::line(area, area.height.saturating_sub(1));
         table::write(&format!("+{} more", rows.len() - shown), theme.faint, last, buffer);
     }
+}
+
+/// The names of rows, each with its half where there are rows of both.
+fn names(app: &App, rows: &[MinuteRow]) -> Vec<String> {
+    let has_both_halves = rows.iter().any(|row| row.half != rows[0].half);
+    let half = |row: &MinuteRow| match has_both_halves {
+        true => format!(" ({:?})", row.half).to_lowercase(),
+        false => String::new(),
+    };
+    rows.iter().map(|row| app.style.text(&app.addresses().text(&row.name), TEXT_CHARS) + &half(row)).collect()
+}
+
+/// Wide enough for the longest name, as far as the other cells leave space.
+fn label_cells(names: &[String], area: Rect) -> u16 {
+    let longest = names.iter().map(|name| table::width(name)).max().unwrap_or_default();
+    let space = area.width.saturating_sub(CELLS_MIN * TITLES.len() as u16);
+    longest.saturating_add(1).min(space).max(history::LABEL_CELLS.min(area.width / 3))
 }
 
 fn note(app: &App, text: &str, area: Rect, buffer: &mut Buffer) {

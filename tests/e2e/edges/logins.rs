@@ -279,6 +279,37 @@ async fn a_web_socket_begins_for_a_known_user_alone() {
     }
 }
 
+/// A WebSocket that was open before goes on without one.
+#[tokio::test]
+async fn users_that_a_new_profile_does_not_let_in_are_counted_in_its_plan() {
+    const LIVE: &str = "{ address: 'ws://127.0.0.1:0/live', auth: { basic: users.htpasswd } }";
+    let text = |accept: &str| Plan { accept, ..Plan::new(Mode::Direct, "echo://") }.direct();
+    for (before, after, has_lost) in [
+        (LIVE, LIVE.to_owned(), false),
+        (LIVE, LIVE.replace("users.htpasswd", "users.htpasswd, realm: there"), false),
+        (LIVE, LIVE.replace("auth:", "users: [bob], auth:"), true),
+        (LIVE, LIVE.replace("users.htpasswd", "others.htpasswd"), true),
+        (LIVE, "ws://127.0.0.1:0/live".to_owned(), false),
+        ("ws://127.0.0.1:0/live", LIVE.to_owned(), true),
+    ] {
+        let folder = folder(BOB);
+        fs::rename(folder.path("users.htpasswd"), folder.path("others.htpasswd")).unwrap();
+        write_users(&folder, ALICE);
+        let gateway = folder.start("direct", &text(before));
+        let accept = gateway.now().await.services[0].accept[0].clone();
+        let at = accept.split_once("//").unwrap().1.split('/').next().unwrap().parse().unwrap();
+        let mut client = dial(at).await;
+        let (head, _) = answered(&mut client, &with(UPGRADE, OF_ALICE)).await;
+        assert_eq!(head[0], "HTTP/1.1 101 Switching Protocols");
+        let profile = folder.profile("next", &text(&after)).to_str().unwrap().to_owned();
+        let answer = gateway.handle.send_and_wait(Command::Plan { profile }).await;
+        let CommandAnswer::Planned(plan) = answer else { panic!("{answer:?}") };
+        let line = "orders: 1 open session goes on, though `auth` and `users` let their users in no more; \
+                    `kill --service orders` ends all of them";
+        assert_eq!(plan.loses, if has_lost { vec![line] } else { vec![] }, "{after}");
+    }
+}
+
 #[tokio::test]
 async fn a_file_of_users_that_changes_is_in_force_at_once_and_one_that_is_wrong_is_not() {
     let backend = DescribingBackend::new().await;
