@@ -135,10 +135,14 @@ fn backend(out: &mut String, service: &ServiceRow, row: &BackendRow) -> std::fmt
     }
 }
 
+fn for_bulk(row: &PoolRow) -> String {
+    if row.bulk > 0 { format!(" ({} for bulk)", row.bulk) } else { String::new() }
+}
+
 fn pool(out: &mut String, row: &PoolRow) -> std::fmt::Result {
     write!(
         out,
-        "pool {} ({})  peer {}  {}  {}  ready {}/{}  carrying {}  sessions {}  dialling {}  waiting {}  misses {}  failures {}",
+        "pool {} ({})  peer {}  {}  {}  ready {}/{}  carrying {}{}  sessions {}  dialling {}  waiting {}  misses {}  failures {}",
         row.service,
         enum_word(&row.half),
         row.peer.as_deref().unwrap_or("-"),
@@ -147,6 +151,7 @@ fn pool(out: &mut String, row: &PoolRow) -> std::fmt::Result {
         row.ready,
         row.target,
         row.carrying,
+        for_bulk(row),
         row.sessions,
         row.dialling,
         row.waiting,

@@ -21,6 +21,8 @@ mod doctor;
 mod failed_start;
 #[path = "cli/flood.rs"]
 mod flood;
+#[path = "cli/heavy.rs"]
+mod heavy;
 #[path = "cli/init.rs"]
 mod init;
 #[path = "process/kept_hour.rs"]

@@ -252,7 +252,7 @@ mod tests {
         }
         state.note_unreached("refused", REST, now);
         assert!(state.is_down() && !state.is_resting(now), "it has one state");
-        state.note_reached();
+        state.note_reached(now);
         assert!(state.is_down(), "its checks decide");
         for _ in 0..RUN.1 {
             state.note_check(Ok(()), RUN, now + REST);

@@ -233,9 +233,14 @@ impl AgreedLink {
         }
     }
 
-    /// At an opener: its sessions go on over these other links from now on, as far as there are any.
-    pub fn move_sessions_to(&mut self, targets: Arc<dyn MoveTargets>) {
-        self.link.move_sessions_to(targets);
+    /// At an opener: its heavy sessions go on over these other links, as far as there are any.
+    pub fn move_heavy_sessions_to(&mut self, targets: Arc<dyn MoveTargets>) {
+        self.link.move_heavy_sessions_to(targets);
+    }
+
+    /// At an opener: all its sessions go on over other links from now on.
+    pub fn move_sessions(&mut self) {
+        self.link.move_sessions();
     }
 
     /// The next event. `requested` resolves when its owner wants it to leave.

@@ -1,4 +1,4 @@
-//! Counts one link as ready, busy or leaving in the counters of its peer, for as long as the link lives. Dropping
+//! Counts one link as ready, busy, for bulk or leaving in the counters of its peer, for as long as the link lives. Dropping
 //! the guard ends that, so no way out of a link's task can forget it.
 
 use std::{
@@ -54,6 +54,9 @@ pub struct LinkCounters {
     drains: AtomicBool,
     /// At the half that dials: more links are wanted than are allowed.
     at_maximum: AtomicBool,
+    /// At the half that dials: one of the links may be left to heavy sessions, because enough others are ready or
+    /// another one can be dialled in its place.
+    can_spare: AtomicBool,
     /// Notified when a ready link is taken or lost, when one has broken the protocol, or when the peer drains.
     changed: Arc<Notify>,
 }
@@ -74,9 +77,9 @@ impl LinkCounters {
         self.count(LinkActivity::Ready) + self.count(LinkActivity::NearlyFull)
     }
 
-    /// Links that take no more sessions.
+    /// Links that take no more sessions, or none while others do.
     pub fn carrying(&self) -> usize {
-        self.count(LinkActivity::Full) + self.count(LinkActivity::Leaving)
+        [LinkActivity::Full, LinkActivity::Bulk, LinkActivity::Leaving].map(|is| self.count(is)).iter().sum()
     }
 
     /// All links.
@@ -140,6 +143,14 @@ impl LinkCounters {
         self.at_maximum.store(at_maximum, Ordering::Relaxed);
     }
 
+    pub fn can_spare(&self) -> bool {
+        self.can_spare.load(Ordering::Relaxed)
+    }
+
+    pub fn set_can_spare(&self, can_spare: bool) {
+        self.can_spare.store(can_spare, Ordering::Relaxed);
+    }
+
     pub fn set_surplus(&self, links: usize) {
         self.surplus.store(links, Ordering::Relaxed);
     }
@@ -200,8 +211,9 @@ impl PoolRow {
     pub fn with_links(self, counts: &LinkCounters) -> Self {
         let seen = counts.round_trip();
         let ms = |seconds: f64| (seconds * 1e6).round() / 1e3;
-        let is_down = self.state == PoolState::Down;
+        let (is_down, bulk) = (self.state == PoolState::Down, counts.count(LinkActivity::Bulk));
         counts.table.fill_row(Self {
+            bulk,
             round_trip_ms: seen.smoothed.map(ms),
             round_trip_spread_ms: seen.smoothed.map(|_| ms(seen.spread)),
             gone_seconds: counts.empty_for().filter(|_| is_down).map(|away| away.as_secs_f64()),
@@ -222,8 +234,8 @@ pub struct LinkGuard {
 }
 
 /// ```text
-/// ready ◄─► nearly full ◄─► full
-///   └──────────┴──────────┴─► leaving
+/// ready ◄─► nearly full ◄─► full ◄─► bulk
+///   └──────────┴──────────┴────────┴─► leaving
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LinkActivity {
@@ -232,12 +244,14 @@ pub enum LinkActivity {
     NearlyFull,
     /// It takes no more sessions now; over SOCKS5 it has its one session.
     Full,
+    /// It carries heavy sessions, and takes others only where no other link does.
+    Bulk,
     /// It never will again: it was asked to leave, or is leaving.
     Leaving,
 }
 
 impl LinkActivity {
-    const ALL: [Self; 4] = [Self::Ready, Self::NearlyFull, Self::Full, Self::Leaving];
+    const ALL: [Self; 5] = [Self::Ready, Self::NearlyFull, Self::Full, Self::Bulk, Self::Leaving];
 
     pub fn from_byte(byte: u8) -> Self {
         Self::ALL.into_iter().find(|known| *known as u8 == byte).unwrap_or(Self::Leaving)
@@ -303,6 +317,7 @@ impl LinkGuard {
             self.set_activity(match fill_level {
                 LinkFillLevel::Much => LinkActivity::Ready,
                 LinkFillLevel::NearlyFull => LinkActivity::NearlyFull,
+                LinkFillLevel::Bulk => LinkActivity::Bulk,
                 LinkFillLevel::Full => LinkActivity::Full,
             });
         }
@@ -357,9 +372,12 @@ mod tests {
         one.mark_busy();
         assert_eq!(seen(), (0, 2, 2));
         drop(other);
-        for (fill_level, ready, spare) in
-            [(LinkFillLevel::NearlyFull, 1, 0), (LinkFillLevel::Much, 1, 1), (LinkFillLevel::Full, 0, 0)]
-        {
+        for (fill_level, ready, spare) in [
+            (LinkFillLevel::NearlyFull, 1, 0),
+            (LinkFillLevel::Much, 1, 1),
+            (LinkFillLevel::Full, 0, 0),
+            (LinkFillLevel::Bulk, 0, 0),
+        ] {
             one.set_fill_level(fill_level);
             assert_eq!((counts.ready(), counts.count(LinkActivity::Ready)), (ready, spare), "{fill_level:?}");
         }

@@ -127,6 +127,7 @@ impl LinkEntry {
         let state = match self.activity() {
             LinkActivity::Ready | LinkActivity::NearlyFull => LinkState::Ready,
             LinkActivity::Full => LinkState::Carrying,
+            LinkActivity::Bulk => LinkState::Bulk,
             LinkActivity::Leaving => LinkState::Leaving,
         };
         let segments = self.shared.get().map(|shared| shared.load.segments()).unwrap_or_default();
@@ -210,8 +211,9 @@ impl LinkTable {
             };
             let ready = own.iter().filter(takes_sessions).count();
             let peer = own.iter().find_map(|link| Some(link.details.get()?.peer.to_string()));
+            let bulk = own.iter().filter(|link| link.activity() == LinkActivity::Bulk).count();
             let filled = self.fill_row_with(row.clone(), is_of);
-            PoolRow { peer: peer.or(filled.peer), ready, carrying: own.len() - ready, ..filled }
+            PoolRow { peer: peer.or(filled.peer), ready, carrying: own.len() - ready, bulk, ..filled }
         };
         gateways.iter().enumerate().map(row_of).collect()
     }

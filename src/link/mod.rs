@@ -98,6 +98,11 @@ impl Peer {
         }
     }
 
+    /// Whether it is the same process, wherever it dials from or is dialled.
+    pub fn is_same_process(&self, other: &Self) -> bool {
+        self.is_same_gateway(other) && self.instance == other.instance && self.instance.is_some()
+    }
+
     /// Whether it may be the same gateway after a restart: another process of its name, at its address.
     pub fn may_succeed(&self, other: &Self) -> bool {
         self.instance != other.instance && self.name == other.name && self.address == other.address

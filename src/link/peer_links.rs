@@ -1,6 +1,7 @@
 //! The links of one peer in a pool: those that are ready, newest last, and what is known about them. Those that
-//! sessions share are in [`shared_links`].
+//! sessions share are in [`shared_links`], and [`move_targets`] says which of them a session may move to.
 
+mod move_targets;
 mod shared_links;
 
 use std::{
@@ -17,8 +18,6 @@ use super::{
     idle_link::{IdleLink, RemovedReason},
     link_guard::{LinkActivity, LinkCounters, LinkGuard},
     link_services::LinkServices,
-    load::LinkFillLevel,
-    multiplex::moving::MoveTarget,
     peer_record::PeerRecord,
     session_side::LinkSlot,
     succession::{Succession, SuccessionEntry},
@@ -148,20 +147,10 @@ impl PeerLinks {
     pub fn take_slot(&self, service: &ServiceName, state: OfferState) -> Option<LinkSlot> {
         let is_so =
             |link: &&SharedLink| link.serves.state(service) == Some(state) && link.handle.takes_sessions();
-        let serving = self.shared.serving(service).filter(is_so);
-        let link = serving.min_by_key(|link| link.load.sessions())?;
+        let serving = self.shared.serving(service).filter(is_so).filter(|link| link.load.has_room());
+        let link = serving.min_by_key(|link| link.load.to_do())?;
         let (handle, slot) = (link.handle.clone(), link.load.take()?);
         Some(LinkSlot { handle, slot, record: self.record.clone() })
-    }
-
-    /// A place for a session that leaves another link of it: on the least busy one, whatever that serves, because the
-    /// session was granted before. None while the others are nearly full: new sessions need the rest, until there is
-    /// another link.
-    pub fn move_target(&self) -> Option<MoveTarget> {
-        let has_room = |link: &&SharedLink| link.load.fill_level() == LinkFillLevel::Much;
-        let link = self.shared.all().filter(|link| link.handle.takes_sessions()).filter(has_room);
-        let link = link.min_by_key(|link| link.load.sessions())?;
-        Some(MoveTarget { handle: link.handle.clone(), slot: link.load.take()? })
     }
 
     /// Whether a session of a service can go to it now.

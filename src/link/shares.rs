@@ -55,6 +55,10 @@ impl HeldByGateway {
         self.names.get(gateway).unwrap_or(gateway).clone()
     }
 
+    fn held_by(&self, name: &Arc<str>) -> usize {
+        self.gateways.get(name).map_or(0, |of_gateway| of_gateway.held)
+    }
+
     fn add_one(&mut self, name: &Arc<str>) {
         self.gateways.entry(name.clone()).or_insert(GatewayUse { held: 0, used_ms: None }).held += 1;
     }
@@ -159,12 +163,18 @@ impl GatewayShares {
         let mut held = self.lock();
         held.gateways.retain(|_, of_gateway| of_gateway.held > 0 || of_gateway.is_in_use(now_ms));
         let name = held.name_of(gateway);
-        let own = held.gateways.get(&name).map_or(0, |of_gateway| of_gateway.held);
-        if own >= self.most(&held, &name, now_ms) {
+        if held.held_by(&name) >= self.most(&held, &name, now_ms) {
             return None;
         }
         held.add_one(&name);
         Some(SharePermit { shares: self.clone(), gateway: name, asked_for: gateway.clone() })
+    }
+
+    /// Whether a gateway may have one more now.
+    pub fn is_open_to(&self, gateway: &Arc<str>) -> bool {
+        let held = self.lock();
+        let name = held.name_of(gateway);
+        held.held_by(&name) < self.most(&held, &name, clock::coarse_ms())
     }
 
     /// How many links a gateway may have now.
@@ -244,6 +254,7 @@ mod tests {
         let honest = shares.take(&name("honest")).expect("there is room");
         let greedy = take_all(&shares, "greedy");
         assert_eq!(greedy.len(), 47, "32 of its own, and half of the 31 that are unused");
+        assert_eq!(["honest", "greedy"].map(|of| shares.is_open_to(&name(of))), [true, false]);
         drop(greedy);
         honest.note_used();
         let greedy = take_all(&shares, "greedy");

@@ -98,6 +98,7 @@ impl PoolRow {
             state: PoolState::Down,
             ready: 0,
             carrying: 0,
+            bulk: 0,
             dialling: 0,
             target: 0,
             waiting: 0,

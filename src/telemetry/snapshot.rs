@@ -10,6 +10,7 @@ mod brief;
 mod confined;
 mod findings;
 mod fleet;
+mod links;
 mod lockdown;
 mod notices;
 mod profiles;
@@ -19,6 +20,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 pub use findings::{DoctorFinding, FindingSeverity};
 pub use fleet::{GatewayFacts, GatewayReach, GatewayRow, ROWS_KEPT_SECONDS};
+pub use links::{LinkRow, LinkState};
 pub use lockdown::LockdownRow;
 pub use notices::{Notice, NoticeLevel};
 pub use profiles::{CheckRow, ProblemRow, ProfileRow, SwitchRow, VerifyRow};
@@ -330,6 +332,9 @@ pub struct PoolRow {
     pub ready: usize,
     /// Links that take no more; together with the ready ones, all links that are up.
     pub carrying: usize,
+    /// Of those that take no more, the ones that are left to heavy sessions.
+    #[serde(default)]
+    pub bulk: usize,
     pub dialling: usize,
     pub target: usize,
     /// Clients that wait for a link now; counted in the first row that could serve them, 0 in the others.
@@ -396,43 +401,6 @@ pub struct PoolRow {
     /// Its links, oldest first; only the first of them if there are many.
     #[serde(default)]
     pub links: Vec<LinkRow>,
-}
-
-/// A link of a pool.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct LinkRow {
-    /// Its number in this process.
-    #[serde(default)]
-    pub id: u64,
-    pub age_seconds: f64,
-    pub state: LinkState,
-    /// Sessions it has carried.
-    pub sessions: u64,
-    /// Sessions on it now.
-    #[serde(default)]
-    pub sessions_open: usize,
-    /// The address of its other end.
-    pub address: Option<String>,
-    /// `TLS 1.3`; `None` if the link is plain.
-    pub tls: Option<String>,
-    /// The group of the key exchange.
-    pub group: Option<String>,
-    /// Segments that this end of the connection has sent, and how many of them were sent again.
-    #[serde(default)]
-    pub segments_sent: u32,
-    #[serde(default)]
-    pub segments_resent: u32,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LinkState {
-    /// It takes a session, whether it carries others or not.
-    Ready,
-    /// It takes no more now.
-    Carrying,
-    /// It never will again.
-    Leaving,
 }
 
 /// Ordered from good to bad.

@@ -40,7 +40,7 @@ fn wait_moved(gateway: &Gateway<'_>, before: &[u64], sessions: usize) {
 }
 
 /// Asks the streams to stop when a test is over or has failed.
-struct StopOnDrop<'a>(&'a AtomicBool);
+pub struct StopOnDrop<'a>(pub &'a AtomicBool);
 
 impl Drop for StopOnDrop<'_> {
     fn drop(&mut self) {
@@ -53,7 +53,7 @@ fn block(seed: u64) -> Vec<u8> {
     (0..BLOCK as u64).map(|at| ((at * 31 + seed) ^ (at >> 9)) as u8).collect()
 }
 
-fn echoes(client: &mut TcpStream, bytes: &[u8]) {
+pub fn echoes(client: &mut TcpStream, bytes: &[u8]) {
     client.write_all(bytes).expect("the session stands");
     let mut received = vec![0; bytes.len()];
     client.read_exact(&mut received).expect("the session stands");
@@ -61,7 +61,7 @@ fn echoes(client: &mut TcpStream, bytes: &[u8]) {
 }
 
 /// Sends and receives at the same time until it is asked to stop, and then to the end; how many rounds it was.
-fn streams(client: TcpStream, stops: &AtomicBool) -> u64 {
+pub fn streams(client: TcpStream, stops: &AtomicBool) -> u64 {
     let (mut reading, mut writing) = (client.try_clone().expect("a descriptor"), client);
     thread::scope(|scope| {
         let written = scope.spawn(move || {

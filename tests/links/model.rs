@@ -20,7 +20,7 @@ use portcullis::{
         multiplex::{
             PeerViolation,
             decoder::{DecodedPiece, FrameReader},
-            frame::{CutCause, DATA_BYTES_MAX, FrameHead, FrameType, LinkFrame, PING_BYTES},
+            frame::{CutCause, DATA_BYTES_MAX, FrameHead, FrameType, HEAVY_SESSION, LinkFrame, PING_BYTES},
             hello::{HelloAbout, InstanceId, OfferState, OpenerHello, ServerHello, ServiceOffer},
             open::OpenRequest,
             permitted::TurnFrame,
@@ -56,10 +56,10 @@ fn sessions_share_a_link_and_never_a_byte() {
         }
     }
     assert_eq!(tally.missing(), Vec::<String>::new(), "never sent, or never heard");
-    let Tally { sessions, first_ends, late, grown, used_up, resumed, .. } = tally;
+    let Tally { sessions, first_ends, late, grown, used_up, regrown, resumed, .. } = tally;
     assert!(first_ends.iter().all(|count| *count > 100), "{first_ends:?}");
     assert!(
-        sessions > 800 && late > 400 && grown > 10 && used_up > 100 && resumed > 100,
+        sessions > 800 && late > 400 && grown > 10 && used_up > 100 && regrown > 0 && resumed > 100,
         "{sessions}, {late}, {grown}, {used_up}, {resumed}"
     );
 }
@@ -286,7 +286,8 @@ impl<'a> LinkModel<'a> {
         let entry = self.sides[at].table.entry(number).unwrap();
         let sent = entry.row.sent;
         if at == 0 {
-            return self.send(at, number, LinkFrame::Move { sent, credit: 0, ticket: [0; 16] });
+            let ticket = if self.rng.bool() { HEAVY_SESSION } else { [0; 16] };
+            return self.send(at, number, LinkFrame::Move { sent, credit: 0, ticket });
         }
         entry.channel.receive.restart(entry.row.held);
         let (stage, credit) = (entry.channel.stage(), entry.channel.receive.open() as u32);
@@ -304,7 +305,8 @@ impl<'a> LinkModel<'a> {
     fn resume(&mut self) {
         let numbers: Vec<_> = self.sides[0].parked.keys().copied().collect();
         let Some(number) = self.rng.choice(numbers) else { return };
-        let entry = self.sides[0].parked.remove(&number).unwrap();
+        let mut entry = self.sides[0].parked.remove(&number).unwrap();
+        self.tally.regrown += usize::from(entry.channel.receive.regrow() > 0);
         let (received, credit) = (entry.row.received, entry.channel.receive.open() as u32);
         self.sides[0].table.move_in(number, entry).unwrap();
         self.note_link(0, FrameType::Resume);
@@ -319,7 +321,14 @@ impl<'a> LinkModel<'a> {
             let mut entry = side.parked.remove(&number).unwrap();
             assert_eq!(entry.row.sent, bytes);
             entry.channel.send.restart(credit);
-            return side.table.move_in(number, entry).unwrap();
+            let has_ended = entry.channel.stage().has_ended(side.end.other());
+            let more = if has_ended { 0 } else { entry.channel.receive.regrow() };
+            side.table.move_in(number, entry).unwrap();
+            if more > 0 {
+                self.tally.regrown += 1;
+                self.send(at, number, LinkFrame::Credit(more));
+            }
+            return;
         }
         let entry = side.table.entry(number).unwrap();
         assert_eq!(entry.row.received, bytes, "all that was sent has come");

@@ -23,6 +23,8 @@ pub struct Tally {
     /// Windows that grew, and sessions that had no credit left.
     pub grown: usize,
     pub used_up: usize,
+    /// Windows that were as wide behind a move as before it.
+    pub regrown: usize,
     /// Sessions that left the link and came back to it.
     pub resumed: usize,
 }

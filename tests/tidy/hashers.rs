@@ -11,6 +11,7 @@ const OTHER_HASHERS: &[&str] =
 const MAY_USE_ANOTHER: &[(&str, &str)] = &[
     ("src/auth/remembered.rs", "the keys are hashes by a secret key"),
     ("src/link/link_services.rs", "the keys are services that this half has offered"),
+    ("src/link/multiplex/heavy.rs", "the keys are numbers of sessions that stand in the table"),
     ("src/link/multiplex/moving.rs", "the keys are numbers of sessions that stand in the table"),
     ("src/link/multiplex/parked.rs", "the tickets are drawn here, at random"),
     ("src/link/multiplex/table.rs", "the keys are numbers that only rise, and the seed is of the process"),

@@ -70,6 +70,8 @@ impl LinkKeeper {
         let missing = dial_state.missing_dials(wanted);
         // Also during a pause, in which links may end.
         dial_state.counts.set_at_maximum(missing > space);
+        let may_dial = || missing == 0 && space > 0 && self.context.links.is_open_to(&self.name);
+        dial_state.counts.set_can_spare(dial_state.counts.ready() > wanted || may_dial());
         if let Some(pause) = dial_state.pause(now) {
             return pause.min(RECONCILE_INTERVAL);
         }

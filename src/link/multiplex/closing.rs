@@ -50,6 +50,10 @@ impl MultiplexedLink {
 
     /// Handles the end of the other direction.
     pub(super) fn note_end(&mut self, cx: &mut Context<'_>) -> LinkLoss {
+        // The last frame of the last session may have come with it.
+        if !self.outgoing.is_blocked() {
+            self.finish_sent();
+        }
         if !self.table.is_empty() || self.decoder.is_within_frame() {
             return LinkLoss::Cut;
         }

@@ -57,6 +57,8 @@ pub struct ReceiveWindow {
     window: u32,
     /// Bytes that may still come.
     open: u32,
+    /// The window that it had before it moved, until it has that again.
+    before_move: u32,
     /// Bytes taken and not given back yet.
     taken: u32,
     /// Bytes that have come in all.
@@ -73,7 +75,7 @@ pub struct BeyondWindow;
 impl ReceiveWindow {
     pub fn new(budget: Arc<WindowBudget>) -> Self {
         let window = WINDOW_BYTES as u32;
-        Self { window, open: window, taken: 0, received: 0, since: None, budget }
+        Self { window, open: window, before_move: 0, taken: 0, received: 0, since: None, budget }
     }
 
     /// Counts bytes that have come.
@@ -128,8 +130,20 @@ impl ReceiveWindow {
         // What waits has come within the window.
         let window = WINDOW_BYTES.max(waiting);
         self.budget.give_back(self.window as usize - window);
+        self.before_move = self.window;
         (self.window, self.open) = (window as u32, (window - waiting) as u32);
         (self.taken, self.since) = (0, None);
+    }
+
+    /// Takes back the growth that it had before it moved, if the budget of its link has room; returns the credit that
+    /// is due for it.
+    pub fn regrow(&mut self) -> u32 {
+        let by = std::mem::take(&mut self.before_move).saturating_sub(self.window);
+        if by == 0 || !self.budget.take(by as usize) {
+            return 0;
+        }
+        (self.window, self.open) = (self.window + by, self.open + by);
+        by
     }
 
     /// Charges its growth to another link's budget, if there is room.
@@ -294,6 +308,27 @@ mod tests {
         assert_eq!(window.take(300_000, 0, || now), Some(300_000 + 300_000), "it grows again");
         window.restart(100);
         assert_eq!((window.open(), other.left()), (WINDOW_BYTES - 100, LINK_BUDGET_BYTES));
+    }
+
+    #[test]
+    fn a_window_that_has_moved_is_as_wide_as_before_where_there_is_room() {
+        for (budget_bytes, fits) in [(LINK_BUDGET_BYTES, true), (WINDOW_BYTES, false)] {
+            let ((mut window, budget), now) = (window(), Instant::now());
+            for _ in 0..6 {
+                window.receive(window.open()).expect("it has credit");
+                window.take(window.window as usize, 0, || now);
+            }
+            let wide = window.open();
+            window.receive(1000).expect("it has credit");
+            window.restart(1000);
+            let other = WindowBudget::new(budget_bytes);
+            assert!(window.change_budget(&other));
+            let expected = if fits { wide - WINDOW_BYTES } else { 0 };
+            assert_eq!(window.regrow() as usize, expected, "{budget_bytes}");
+            assert_eq!(window.open(), WINDOW_BYTES + expected - 1000);
+            assert_eq!((budget.left(), other.left()), (LINK_BUDGET_BYTES, budget_bytes - expected));
+            assert_eq!(window.regrow(), 0, "once");
+        }
     }
 
     #[test]

@@ -10,8 +10,8 @@
 //! none of the three has sockets or clocks. [`row`] is a session's local stream, [`held`] has the bytes it has
 //! yet to take, and [`ready`] tells which sessions have something to do. [`task`] is the link itself:
 //! `receiving` reads, `sending` writes, `serving` gives each session's stream what is held for it, `timing` acts when a
-//! time is up, `closing` ends it. [`moving`] takes sessions from one link to another, and [`parked`] has them in
-//! between. [`handle`] is what others hold.
+//! time is up, `closing` ends it. [`moving`] takes sessions from one link to another, [`heavy`] says which leave a link
+//! that goes on, and [`parked`] has them in between. [`handle`] is what others hold.
 //!
 //! How a link is established, who opens sessions and what becomes of them is not here.
 //!
@@ -21,6 +21,7 @@ mod closing;
 pub mod credit;
 pub mod frame_deadline;
 pub mod handle;
+pub mod heavy;
 pub mod held;
 pub mod local_party;
 pub mod moving;

@@ -7,8 +7,11 @@
 //!        ── resume ─►         on the new link, with the ticket: it goes on
 //! ```
 //!
+//! A link that is retired loses all its sessions so, and [`super::heavy`] says who leaves one that goes on.
+//!
 //! Meanwhile the session stands still for about one round trip. Credit begins again, so that each link's budget covers
-//! what waits on it. A server whose backend has much to take waits a moment until it has. If it does not, or if too many
+//! what waits on it; where the new link's budget allows it, a window that had grown is given back with the next frame.
+//! A server whose backend has much to take waits a moment until it has. If it does not, or if too many
 //! sessions are parked, the server answers `opened` instead: then the session stays here, and the opener asks again with
 //! a later check.
 
@@ -31,10 +34,10 @@ use super::{
     task::{MultiplexedLink, OwnerEvent},
 };
 use crate::{
-    link::load::SessionSlot,
+    link::load::{SessionSlot, SessionWeight},
     proto::multiplex::{
         PeerViolation,
-        frame::{CutCause, FrameType, LinkFrame, MoveTicket},
+        frame::{CutCause, FrameType, HEAVY_SESSION, LinkFrame, MoveTicket},
         state::{LinkEnd, SessionStage},
     },
 };
@@ -45,10 +48,24 @@ const MOVES_AT_ONCE: usize = 32;
 /// nothing meanwhile, and the backend may be waiting for just that.
 const DRAIN_WAIT_MIN: Duration = Duration::from_secs(1);
 
-/// Finds links for the sessions of one that leaves.
+/// Finds links for the sessions that leave one.
 pub trait MoveTargets: fmt::Debug + Send + Sync {
     /// A place on another link of the same process, if there is one now.
     fn next_target(&self) -> Option<MoveTarget>;
+    /// A place for a heavy session of the link `from`, on one for bulk.
+    fn heavy_target(&self, from: u64) -> Option<MoveTarget>;
+}
+
+/// Why sessions leave a link.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) enum MoveReason {
+    /// They move much, and others on it do not.
+    #[default]
+    Heavy,
+    /// It is for bulk, and they are not heavy.
+    Light,
+    /// It is retired.
+    Retired,
 }
 
 /// A link that a session can move to, and its place there.
@@ -61,16 +78,26 @@ pub struct MoveTarget {
 /// What a link keeps of its sessions that move.
 #[derive(Debug, Default)]
 pub(super) struct Moves {
-    /// At an opener whose sessions leave.
+    /// At an opener.
     targets: Option<Arc<dyn MoveTargets>>,
+    reason: MoveReason,
     /// Sessions to look at before the next check.
     candidates: Vec<u32>,
+    /// Heavy sessions whose `move` is not answered, with their places on links for bulk.
+    begun: HashMap<u32, MoveTarget>,
     /// How many more may be begun before an answer, or the next check.
     may_begin: usize,
-    /// At a server: sessions whose `move` waits for their backends, and since when.
-    unanswered: HashMap<u32, Instant>,
+    /// At a server: sessions whose `move` waits for their backends.
+    unanswered: HashMap<u32, UnansweredMove>,
     /// The certificate of the other end is revoked, so no session may come here.
     pub is_revoked: bool,
+}
+
+/// A `move` of an opener's that a server has yet to answer.
+#[derive(Debug)]
+struct UnansweredMove {
+    since: Instant,
+    weight: SessionWeight,
 }
 
 /// A session of the opener's between two links.
@@ -89,6 +116,7 @@ impl Moves {
     /// Forgets a session that is over, or has left.
     pub fn forget(&mut self, number: u32) {
         self.unanswered.remove(&number);
+        self.begun.remove(&number);
     }
 }
 
@@ -115,30 +143,43 @@ impl MovedSession {
 }
 
 impl MultiplexedLink {
-    /// At an opener: its sessions go on over other links from now on, as far as there are any. It looks for them again
-    /// with each check.
-    pub fn move_sessions_to(&mut self, targets: Arc<dyn MoveTargets>) {
+    /// At an opener: its heavy sessions go on over these other links, as far as there are any.
+    pub fn move_heavy_sessions_to(&mut self, targets: Arc<dyn MoveTargets>) {
         self.moves.targets = Some(targets);
+    }
+
+    /// At an opener: all its sessions go on over other links from now on, as far as there are any. It looks for them
+    /// again with each check.
+    pub fn move_sessions(&mut self) {
+        self.moves.reason = MoveReason::Retired;
         // A link that has ended has no sessions.
         let _ = self.check_moves();
     }
 
     /// Begins moves that could not be begun before, and keeps sessions here whose backends take nothing.
     pub(super) fn check_moves(&mut self) -> Result<(), LinkLoss> {
-        let is_late = |_: &u32, since: &mut Instant| since.elapsed() >= DRAIN_WAIT_MIN;
+        let is_late = |_: &u32, it: &mut UnansweredMove| it.since.elapsed() >= DRAIN_WAIT_MIN;
         for (number, _) in self.moves.unanswered.extract_if(is_late).collect::<Vec<_>>() {
             self.send(LinkFrame::Opened, number)?;
         }
-        if self.moves.targets.is_some() {
-            self.moves.candidates = self.table.numbers();
-            self.moves.may_begin = MOVES_AT_ONCE;
+        if self.moves.targets.is_none() {
+            return Ok(());
         }
+        (self.moves.candidates, self.moves.reason) = match self.moves.reason {
+            MoveReason::Retired => (self.table.numbers(), MoveReason::Retired),
+            MoveReason::Heavy | MoveReason::Light if self.closing == Closing::Running => {
+                self.judge_sessions()
+            }
+            reason @ (MoveReason::Heavy | MoveReason::Light) => (Vec::new(), reason),
+        };
+        self.moves.may_begin = MOVES_AT_ONCE;
         self.begin_moves()
     }
 
     fn begin_moves(&mut self) -> Result<(), LinkLoss> {
         let Some(targets) = self.moves.targets.clone() else { return Ok(()) };
-        // Places are taken when sessions come; no more of them leave than there are places now.
+        // Places are taken when sessions come; no more of them leave than there are places now. Those of heavy ones are
+        // kept, so that their link stays one for bulk.
         let mut slots = Vec::new();
         while self.moves.may_begin > 0
             && let Some(number) = self.moves.candidates.pop()
@@ -146,14 +187,21 @@ impl MultiplexedLink {
             if !self.may_move(number) {
                 continue;
             }
-            let Some(target) = targets.next_target() else {
+            let (target, ticket) = match self.moves.reason {
+                MoveReason::Heavy => (targets.heavy_target(self.id), HEAVY_SESSION),
+                MoveReason::Light | MoveReason::Retired => (targets.next_target(), MoveTicket::default()),
+            };
+            let Some(target) = target else {
                 self.moves.candidates.clear();
                 break;
             };
             let Some(entry) = self.table.entry(number) else { continue };
             let sent = entry.channel.send.sent();
-            self.send(LinkFrame::Move { sent, credit: 0, ticket: MoveTicket::default() }, number)?;
-            slots.push(target.slot);
+            self.send(LinkFrame::Move { sent, credit: 0, ticket }, number)?;
+            match self.moves.reason {
+                MoveReason::Heavy => _ = self.moves.begun.insert(number, target),
+                MoveReason::Light | MoveReason::Retired => slots.push(target.slot),
+            }
             self.moves.may_begin -= 1;
         }
         Ok(())
@@ -186,7 +234,12 @@ impl MultiplexedLink {
             return Err(PeerViolation::MovedBytes(number).into());
         }
         match (self.end, before.and_then(SessionStage::resumed)) {
-            (LinkEnd::Server, _) => self.answer_move(number),
+            (LinkEnd::Server, _) => {
+                let is_heavy = goes_on_with.1 == HEAVY_SESSION;
+                let weight = if is_heavy { SessionWeight::Heavy } else { SessionWeight::Light };
+                self.moves.unanswered.insert(number, UnansweredMove { since: Instant::now(), weight });
+                self.answer_move(number)
+            }
             (LinkEnd::Opener, Some(stage)) => self.note_answer(number, stage, goes_on_with),
             (LinkEnd::Opener, None) => Ok(()),
         }
@@ -199,13 +252,15 @@ impl MultiplexedLink {
         let Some(stage) = entry.channel.stage().resumed() else { return Ok(()) };
         if entry.row.has_failed() {
             // It is reset in its turn.
+            self.moves.forget(number);
             return Ok(());
         }
         if held > WINDOW_BYTES {
-            self.moves.unanswered.entry(number).or_insert_with(Instant::now);
             return Ok(());
         }
-        self.moves.forget(number);
+        let Some(UnansweredMove { weight, .. }) = self.moves.unanswered.remove(&number) else {
+            return Ok(());
+        };
         let Some(ticket) = self.parked.ticket(&self.peer) else {
             return self.send(LinkFrame::Opened, number);
         };
@@ -214,7 +269,7 @@ impl MultiplexedLink {
         let (sent, credit) = (channel.send.sent(), channel.receive.open() as u32);
         self.send(LinkFrame::Move { sent, credit, ticket }, number)?;
         if let Some(entry) = self.move_out(number, stage) {
-            self.parked.park(ticket, number, (self.peer.clone(), self.id), entry);
+            self.parked.park(ticket, (number, weight), (self.peer.clone(), self.id), entry);
         }
         Ok(())
     }
@@ -222,6 +277,9 @@ impl MultiplexedLink {
     /// At an opener: the server keeps a session on this link.
     pub(super) fn keep_session(&mut self, number: u32) -> Result<(), LinkLoss> {
         self.line_up(number);
+        if self.moves.begun.remove(&number).is_some() {
+            self.heavy.note_kept(number);
+        }
         self.moves.may_begin = MOVES_AT_ONCE.min(self.moves.may_begin + 1);
         self.begin_moves()
     }
@@ -234,10 +292,11 @@ impl MultiplexedLink {
         (credit, ticket): (u32, MoveTicket),
     ) -> Result<(), LinkLoss> {
         self.moves.may_begin = MOVES_AT_ONCE.min(self.moves.may_begin + 1);
+        let begun = self.moves.begun.remove(&number);
         let Some(mut entry) = self.move_out(number, stage) else { return Ok(()) };
         entry.channel.send.restart(credit);
         entry.channel.receive.restart(entry.row.held_bytes());
-        let target = self.moves.targets.as_ref().and_then(|targets| targets.next_target());
+        let target = begun.or_else(|| self.moves.targets.as_ref().and_then(|targets| targets.next_target()));
         let (handle, slot) = target.map(|target| (target.handle, target.slot)).unzip();
         let moved =
             Box::new(MovedSession { number, ticket, entry, slot, back: Some(self.commands_sender.clone()) });
@@ -262,8 +321,9 @@ impl MultiplexedLink {
             moved.go_back();
             return Ok(());
         }
-        let MovedSession { number, ticket, entry, slot, back } = *moved;
-        let window = &entry.channel.receive;
+        let MovedSession { number, ticket, mut entry, slot, back } = *moved;
+        let window = &mut entry.channel.receive;
+        window.regrow();
         let (received, credit) = (window.received(), window.open() as u32);
         self.outgoing.push(self.stage.permit_resume((number, ticket), received, credit)?);
         self.move_in(number, entry, slot)?;
@@ -281,7 +341,8 @@ impl MultiplexedLink {
         received: u64,
         credit: u32,
     ) -> Result<(), LinkLoss> {
-        let mut parked = self.parked.take(ticket, number).ok_or(PeerViolation::NotMoving(number))?;
+        let found = self.parked.take(ticket, number);
+        let (mut parked, weight) = found.ok_or(PeerViolation::NotMoving(number))?;
         if self.moves.is_revoked {
             parked.end(CutCause::Policy, SessionFate::Reset(CutCause::Policy));
         }
@@ -295,11 +356,16 @@ impl MultiplexedLink {
         if entry.channel.send.sent() != received {
             return Err(PeerViolation::MovedBytes(number).into());
         }
-        let slot = self.load.take_for_move().ok_or(PeerViolation::TooMany("sessions moved to one link"))?;
-        entry.channel.send.restart(credit);
+        let slot = self.load.take_for_move(weight);
+        let slot = slot.ok_or(PeerViolation::TooMany("sessions moved to one link"))?;
+        let channel = &mut entry.channel;
+        channel.send.restart(credit);
         // It was parked without any growth, so there is nothing to charge.
-        let _ = entry.channel.receive.change_budget(self.table.budget());
-        self.move_in(number, entry, Some(slot))
+        let _ = channel.receive.change_budget(self.table.budget());
+        let has_ended = channel.stage().has_ended(LinkEnd::Opener);
+        let more = if has_ended { 0 } else { channel.receive.regrow() };
+        self.move_in(number, entry, Some(slot))?;
+        if more > 0 { self.send(LinkFrame::Credit(more), number) } else { Ok(()) }
     }
 
     /// At a server: the opener has reset a session while its `move` was answered.

@@ -21,7 +21,7 @@ use super::{
     table::TableEntry,
 };
 use crate::{
-    link::Peer,
+    link::{Peer, load::SessionWeight},
     proto::multiplex::frame::{CutCause, MoveTicket},
     tasks::Tasks,
 };
@@ -42,6 +42,8 @@ pub struct ParkedSessions {
 #[derive(Debug)]
 struct ParkedSession {
     number: u32,
+    /// Why its opener moves it.
+    weight: SessionWeight,
     peer: Peer,
     /// The link that it has left, by its number in this process.
     from: u64,
@@ -89,13 +91,13 @@ impl ParkedSessions {
     pub(super) fn park(
         self: &Arc<Self>,
         ticket: MoveTicket,
-        number: u32,
+        (number, weight): (u32, SessionWeight),
         (peer, from): (Peer, u64),
         entry: Box<TableEntry<LinkedSession>>,
     ) {
         let gone_on = CancellationToken::new();
         let (state, watch) = (ParkedState::Waits(entry), gone_on.clone().drop_guard());
-        self.lock().insert(ticket, ParkedSession { number, peer, from, state, watch });
+        self.lock().insert(ticket, ParkedSession { number, weight, peer, from, state, watch });
         let all = self.clone();
         self.tasks.spawn("parked session", async move {
             // Nothing is left to do for one that goes on.
@@ -116,12 +118,12 @@ impl ParkedSessions {
     }
 
     /// Takes out a session that goes on.
-    pub(super) fn take(&self, ticket: MoveTicket, number: u32) -> Option<ParkedState> {
+    pub(super) fn take(&self, ticket: MoveTicket, number: u32) -> Option<(ParkedState, SessionWeight)> {
         let mut sessions = self.lock();
         sessions.get(&ticket).filter(|parked| parked.number == number)?;
-        let ParkedSession { state, watch, .. } = sessions.remove(&ticket)?;
+        let ParkedSession { state, weight, watch, .. } = sessions.remove(&ticket)?;
         drop(watch);
-        Some(state)
+        Some((state, weight))
     }
 
     /// Ends a session that its opener has reset on the link which it has left.

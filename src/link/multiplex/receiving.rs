@@ -94,6 +94,8 @@ impl MultiplexedLink {
 
     fn receive(&mut self, mut bytes: &[u8]) -> Result<(), LinkLoss> {
         self.liveness.note_received();
+        self.load.note_received();
+        self.heavy.note_moved(bytes.len());
         let (mut run, mut pieces) = (DataRun::default(), 0);
         loop {
             let received = self.decoder.decode(&mut bytes);

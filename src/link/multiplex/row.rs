@@ -21,7 +21,7 @@ use super::{
     ready::SessionWaker,
 };
 use crate::{
-    link::load::SessionSlot,
+    link::load::{SessionSlot, SessionWeight},
     net::stream::NetStream,
     proto::multiplex::{frame::CutCause, state::LinkEnd},
     telemetry::{registry::SessionCounters, snapshot::SessionPhase},
@@ -179,6 +179,11 @@ impl LinkedSession {
             self.slot = slot;
         }
         self.counters().into_iter().for_each(|counters| counters.set_via(link));
+    }
+
+    /// Whether it has come to its link because it is heavy.
+    pub fn weight(&self) -> SessionWeight {
+        self.slot.as_ref().map_or(SessionWeight::Light, SessionSlot::weight)
     }
 
     pub fn has_failed(&self) -> bool {

@@ -263,6 +263,7 @@ impl MultiplexedLink {
                 return Ok(false);
             }
             self.outgoing.poll_write(&mut self.stream, cx, &batch.bytes[..batch.filled])?;
+            self.heavy.note_moved(batch.filled);
             Ok::<_, LinkLoss>(true)
         })?;
         if is_sent && !self.outgoing.poll_flush(&mut self.stream, cx)? {
@@ -272,7 +273,7 @@ impl MultiplexedLink {
     }
 
     /// Ends the sessions whose last frames have been sent.
-    fn finish_sent(&mut self) -> bool {
+    pub(super) fn finish_sent(&mut self) -> bool {
         let finished = std::mem::take(&mut self.outgoing.finished);
         for number in &finished {
             self.finish(*number, SessionFate::Clean);

@@ -32,6 +32,11 @@ impl SessionChannel {
         self.stage
     }
 
+    /// Bytes of it that have gone or come.
+    pub fn moved(&self) -> u64 {
+        self.send.sent() + self.receive.received()
+    }
+
     /// Bytes of it that have come, and that its socket has taken or will not take, while `waiting` wait for it.
     pub fn taken(&self, waiting: usize) -> u64 {
         self.receive.received() - waiting as u64
@@ -202,6 +207,10 @@ impl<R> SessionTable<R> {
         &self.budget
     }
 
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &TableEntry<R>)> {
+        self.sessions.iter().map(|(number, entry)| (*number, &**entry))
+    }
+
     pub fn numbers(&self) -> Vec<u32> {
         self.sessions.keys().copied().collect()
     }
@@ -242,11 +251,11 @@ mod tests {
         SessionTable::new(end, WindowBudget::new(LINK_BUDGET_BYTES))
     }
 
-    /// Thousands of sessions may be idle on a gateway's links.
+    /// Thousands of sessions may be idle on a gateway's links. What is longer than 192 bytes takes 224 of the allocator's.
     #[test]
     fn a_session_on_a_link_takes_little_memory() {
         let bytes = [size_of::<TableEntry<LinkedSession>>(), size_of::<LocalSide>()];
-        assert!(bytes[0] <= 216 && bytes[1] <= 104, "{bytes:?}");
+        assert!(bytes[0] <= 224 && bytes[1] <= 104, "{bytes:?}");
     }
 
     #[test]

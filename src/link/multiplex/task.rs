@@ -27,6 +27,7 @@ use super::{
     handle::{
         COMMANDS_MAX, IncomingSession, LinkCommand, LinkHandle, LinkLoss, LocalSide, OpenCommand, SessionFate,
     },
+    heavy::HeavyWatch,
     moving::Moves,
     parked::ParkedSessions,
     ready::ReadyQueue,
@@ -112,6 +113,7 @@ pub struct MultiplexedLink {
     pub(super) commands_sender: mpsc::WeakSender<LinkCommand>,
     pub(super) numbers: Arc<AtomicU32>,
     pub(super) moves: Moves,
+    pub(super) heavy: HeavyWatch,
     pub(super) parked: Arc<ParkedSessions>,
     pub(super) load: Arc<LinkLoad>,
     pub(super) liveness: LinkLiveness,
@@ -162,6 +164,7 @@ impl MultiplexedLink {
             commands_sender: commands_sender.downgrade(),
             numbers,
             moves: Moves::default(),
+            heavy: HeavyWatch::new(now),
             parked,
             load,
             liveness: LinkLiveness::new(now),

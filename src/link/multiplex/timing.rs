@@ -115,7 +115,10 @@ impl MultiplexedLink {
             LivenessVerdict::Dead => Err(LinkLoss::Silent),
             // It was asked to close, and anything it sends shows that it is alive.
             LivenessVerdict::Ping(_) if self.is_ending() => Ok(()),
-            LivenessVerdict::Ping(token) => self.send(LinkFrame::Ping(token), 0),
+            LivenessVerdict::Ping(token) => {
+                self.load.note_ping();
+                self.send(LinkFrame::Ping(token), 0)
+            }
         }
     }
 

@@ -80,6 +80,15 @@ impl PoolContents {
             .position(|group| group.peer == *peer && matches!(group.serves, ServedServices::Granted(_)))
     }
 
+    /// The entries for links of our own with the process of a peer: its own one first, and then those of other addresses.
+    pub fn links_of_process(&self, peer: &Peer) -> impl Iterator<Item = &PeerLinks> {
+        let own = self.peer_links_of(peer).map(|at| &self.peers[at]);
+        let is_own = |group: &&PeerLinks| matches!(group.serves, ServedServices::Granted(_));
+        let others =
+            self.peers.iter().filter(|group| group.peer != *peer && group.peer.is_same_process(peer));
+        own.into_iter().chain(others.filter(is_own))
+    }
+
     /// The group of a link of our own that was just established.
     pub fn peer_links_for(&mut self, link: &mut AgreedLink, target: usize) -> Option<usize> {
         // Its handshake ran under terms that are no longer valid.

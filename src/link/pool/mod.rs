@@ -222,6 +222,7 @@ impl Pool {
         leave: CancellationToken,
     ) -> LinkLost {
         let peer = link.peer().clone();
+        link.move_heavy_sessions_to(self.other_links(&peer));
         loop {
             let requested = async {
                 leave.cancelled().await;
@@ -237,7 +238,7 @@ impl Pool {
                 }
                 AgreedLinkEvent::Leaves(_) => {
                     self.remove_link(&peer, key, PeerLinks::note_retired);
-                    link.move_sessions_to(self.other_links(&peer));
+                    link.move_sessions();
                 }
                 AgreedLinkEvent::Ended(why) => {
                     let lifetime = link.lifetime();

@@ -20,7 +20,7 @@ use crate::{
     profile::{Carries, defaults::WAIT},
     proto::multiplex::{
         frame::{HEADER_BYTES, LinkFrame},
-        hello::{OfferState, OpenerHello, ServerHello, ServiceOffer},
+        hello::{InstanceId, OfferState, OpenerHello, ServerHello, ServiceOffer},
         state::LinkEnd,
     },
     tests::happens_after,
@@ -80,6 +80,10 @@ async fn linked(number: usize) -> (EstablishedLink, TcpStream) {
 
 /// A link of a peer that serves this service.
 async fn linked_for(number: usize, service: ServiceName) -> (EstablishedLink, TcpStream) {
+    linked_of(peer(number), service).await
+}
+
+async fn linked_of(peer: Peer, service: ServiceName) -> (EstablishedLink, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let at = listener.local_addr().expect("it is bound");
     let (theirs, ours) = tokio::join!(TcpStream::connect(at), listener.accept());
@@ -95,9 +99,9 @@ async fn linked_for(number: usize, service: ServiceName) -> (EstablishedLink, Tc
     let grant = OpenerHello { about, links_kept: 0, links_max: 8, granted: vec![service.clone()] };
     let retired = CancellationToken::new();
     let grants = granting([&service, &orders()]);
-    let serves = LinkServices::of_opener(&offer.services, grants, peer(number));
+    let serves = LinkServices::of_opener(&offer.services, grants, peer.clone());
     let agreed = Agreement { end: LinkEnd::Opener, sessions_max: 2, serves, retire: HOUR, retired };
-    let link = AgreedLink::new(NetStream::Tcp(ours), peer(number), agreed);
+    let link = AgreedLink::new(NetStream::Tcp(ours), peer, agreed);
     (EstablishedLink { link, offer, grant, mismatches: Vec::new() }, theirs)
 }
 
@@ -256,6 +260,46 @@ async fn a_session_takes_the_link_with_the_least_to_do_and_waits_where_all_are_f
     };
     let (served, ()) = tokio::join!(waiting, ending);
     served.expect("a session has ended");
+}
+
+#[tokio::test]
+async fn a_link_for_bulk_takes_a_new_session_where_no_other_does() {
+    let pool = pool();
+    let ((one, _one), (bulk, _bulk)) = (linked(0).await, linked(0).await);
+    let (load, bulk_load) = (one.link.load().clone(), bulk.link.load().clone());
+    for newcomer in [one, bulk] {
+        assert!(pool.take_in(newcomer).is_ok());
+    }
+    let _heavy = bulk_load.take_heavy().expect("there is room");
+    let mut taken = Vec::new();
+    for expected in [[1, 1], [2, 1], [2, 2]] {
+        taken.extend(pool.take_ready(&orders(), NOBODY));
+        assert_eq!([&load, &bulk_load].map(|load| load.sessions()), expected);
+    }
+    assert!(pool.take_ready(&orders(), NOBODY).is_none(), "both are full");
+}
+
+#[tokio::test]
+async fn a_session_moves_to_a_link_of_the_same_process_at_whatever_address() {
+    let (pool, mut theirs) = (pool(), Vec::new());
+    let instance = |number: u8| Some(InstanceId([number; 16]));
+    let at = |address: &str, number| Peer { address: address.into(), instance: instance(number), ..peer(0) };
+    let mut take_in = async |of: Peer| {
+        let (linked, end) = linked_of(of, orders()).await;
+        let id = linked.link.handle().id();
+        assert!(pool.take_in(linked).is_ok());
+        theirs.push(end);
+        id
+    };
+    let (here, other) = (at("192.0.2.1", 1), at("192.0.2.2", 1));
+    take_in(at("192.0.2.1", 2)).await;
+    let targets = pool.other_links(&here);
+    let next = || targets.next_target().map(|target| target.handle.id());
+    assert_eq!(next(), None, "another process of its name");
+    let elsewhere = take_in(other).await;
+    assert_eq!(next(), Some(elsewhere));
+    let own = take_in(here.clone()).await;
+    assert_eq!(next(), Some(own), "those at its address come first");
 }
 
 #[tokio::test]

@@ -18,8 +18,12 @@ pub const PING_BYTES: usize = 8;
 pub const MOVE_BYTES: usize = 28;
 
 /// Shows that whoever goes on with a session is who moved it: a secret of the server's for each move. An opener has
-/// none to give, and sends zeros.
+/// none to give, and sends zeros, or [`HEAVY_SESSION`].
 pub type MoveTicket = [u8; 16];
+
+/// What an opener sends in place of a ticket if the session leaves because it is heavy: the link that it comes to is one
+/// for bulk.
+pub const HEAVY_SESSION: MoveTicket = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 
 /// The type of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -387,3 +387,24 @@ async fn a_link_that_leaves_ends_with_its_last_session() {
     assert!(matches!(ends, (SessionFate::Clean, SessionFate::Clean)), "{ends:?}");
     assert_eq!((opener.ended().await, server.ended().await), (LinkLoss::Closed, LinkLoss::Closed));
 }
+
+/// The opener's last frame and the end of the link arrive together.
+#[tokio::test]
+async fn a_link_that_leaves_ends_in_good_order_whoever_of_its_last_session_ends_last() {
+    for client_first in [true, false] {
+        for (mut opener, mut server) in [pair().await, pair_in_tls().await] {
+            let mut session = session(&opener, &mut server).await;
+            opener.handle.leave(FrameType::Retire).await;
+            let (first, last) = match client_first {
+                true => (&mut session.client, &mut session.backend),
+                false => (&mut session.backend, &mut session.client),
+            };
+            first.shutdown().await.expect("it ends");
+            assert_eq!(read_all(last).await, b"");
+            last.shutdown().await.expect("it ends");
+            let ends = tokio::join!(finish(&mut session.opener), finish(&mut session.server));
+            assert!(matches!(ends, (SessionFate::Clean, SessionFate::Clean)), "{client_first}: {ends:?}");
+            assert_eq!((opener.ended().await, server.ended().await), (LinkLoss::Closed, LinkLoss::Closed));
+        }
+    }
+}

@@ -1,6 +1,8 @@
 //! A link and its sessions over real sockets: both ends are ours, or a peer's bytes are written by hand.
 
 mod carrying;
+mod heavy;
+mod heavy_by_hand;
 mod judging;
 mod moved_by_hand;
 mod moving;
@@ -34,7 +36,7 @@ use crate::{
     link::{
         Peer,
         link_table::next_link_id,
-        load::{LinkLoad, SessionSlot},
+        load::{LinkLoad, SessionSlot, SessionWeight},
     },
     net::{read_ahead::ReadAhead, stream::NetStream},
     profile::ServiceName,
@@ -79,6 +81,8 @@ struct Served {
     ended: mpsc::Receiver<LinkLoss>,
     /// Retires the link, whose sessions move there.
     moves: mpsc::Sender<Arc<dyn MoveTargets>>,
+    /// Sets where heavy sessions of it move.
+    leaves: mpsc::Sender<Arc<dyn MoveTargets>>,
     /// Cuts it, like a process that is killed.
     cut: CancellationToken,
 }
@@ -102,12 +106,13 @@ impl LinksOfProcess {
         let (link, handle) = MultiplexedLink::new(parts);
         let ((opened, incoming), (end, ended)) = (mpsc::channel(256), mpsc::channel(1));
         let ((moves, asked), cut) = (mpsc::channel(1), CancellationToken::new());
-        let driving = drive(link, opened, end, asked);
+        let (leaves, targets) = mpsc::channel(1);
+        let driving = drive(link, opened, end, (asked, targets));
         let is_cut = cut.clone();
         Tasks::default().spawn("link", async move {
             is_cut.run_until_cancelled(driving).await;
         });
-        Served { handle, load, incoming, ended, moves, cut }
+        Served { handle, load, incoming, ended, moves, leaves, cut }
     }
 }
 
@@ -115,13 +120,18 @@ async fn drive(
     mut link: MultiplexedLink,
     opened: mpsc::Sender<IncomingSession>,
     end: mpsc::Sender<LinkLoss>,
-    mut asked: mpsc::Receiver<Arc<dyn MoveTargets>>,
+    (mut retires, mut leaves): (mpsc::Receiver<Arc<dyn MoveTargets>>, mpsc::Receiver<Arc<dyn MoveTargets>>),
 ) {
     loop {
         let event = tokio::select! {
-            Some(targets) = asked.recv() => {
+            Some(targets) = retires.recv() => {
                 link.ask_to_leave(FrameType::Retire);
-                link.move_sessions_to(targets);
+                link.move_heavy_sessions_to(targets);
+                link.move_sessions();
+                continue;
+            }
+            Some(targets) = leaves.recv() => {
+                link.move_heavy_sessions_to(targets);
                 continue;
             }
             event = link.next_event() => event,

@@ -9,25 +9,29 @@ use crate::{
 const MOVE: FrameType = FrameType::Move;
 
 #[derive(Debug)]
-struct Target(LinkHandle, Arc<LinkLoad>);
+pub(super) struct Target(pub LinkHandle, pub Arc<LinkLoad>);
 
 impl MoveTargets for Target {
     fn next_target(&self) -> Option<MoveTarget> {
         Some(MoveTarget { handle: self.0.clone(), slot: self.1.take()? })
     }
+
+    fn heavy_target(&self, _from: u64) -> Option<MoveTarget> {
+        Some(MoveTarget { handle: self.0.clone(), slot: self.1.take_heavy()? })
+    }
 }
 
 /// A server of ours with a session, whose opener the test plays.
-struct Carried {
-    peer: RawPeer,
+pub(super) struct Carried {
+    pub peer: RawPeer,
     server: Served,
-    backend: TcpStream,
-    session: SessionHandle,
+    pub backend: TcpStream,
+    pub session: SessionHandle,
     process: LinksOfProcess,
 }
 
 impl Carried {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         let process = LinksOfProcess::default();
         let (mut peer, mut server) = RawPeer::to_process(LinkEnd::Server, &process).await;
         let (backend, session) = opened(&mut peer, &mut server, 1).await;
@@ -39,7 +43,7 @@ impl Carried {
         moves_on(&mut self.peer, sent).await
     }
 
-    async fn other_link(&self) -> (RawPeer, Served) {
+    pub async fn other_link(&self) -> (RawPeer, Served) {
         RawPeer::to_process(LinkEnd::Server, &self.process).await
     }
 }
@@ -52,11 +56,11 @@ async fn moves_on(peer: &mut RawPeer, sent: u64) -> (u64, u32, MoveTicket) {
     }
 }
 
-fn moves(sent: u64) -> LinkFrame {
+pub(super) fn moves(sent: u64) -> LinkFrame {
     LinkFrame::Move { sent, credit: 0, ticket: [0; 16] }
 }
 
-fn resume(received: u64, credit: u32, ticket: MoveTicket) -> LinkFrame {
+pub(super) fn resume(received: u64, credit: u32, ticket: MoveTicket) -> LinkFrame {
     LinkFrame::Resume { received, credit, ticket }
 }
 
@@ -68,7 +72,7 @@ async fn opened(peer: &mut RawPeer, server: &mut Served, number: u32) -> (TcpStr
     (backend, session)
 }
 
-async fn reads(stream: &mut TcpStream, bytes: &[u8]) {
+pub(super) async fn reads(stream: &mut TcpStream, bytes: &[u8]) {
     let mut received = vec![0; bytes.len()];
     timeout(PATIENCE, stream.read_exact(&mut received)).await.expect("in time").expect("bytes");
     assert_eq!(received, bytes);
@@ -238,7 +242,7 @@ async fn thousands_of_moves_change_nothing_and_leave_nothing_behind() {
 async fn a_link_takes_no_more_moved_sessions_than_twice_what_it_carries() {
     let mut carried = Carried::new().await;
     let (mut next, mut server) = carried.other_link().await;
-    let slots: Vec<_> = std::iter::from_fn(|| server.load.take_for_move()).collect();
+    let slots: Vec<_> = std::iter::from_fn(|| server.load.take_for_move(SessionWeight::Light)).collect();
     assert_eq!(slots.len(), 2 * server.load.max());
     let (_, _, ticket) = carried.moves(0).await;
     next.send(1, resume(0, 1, ticket)).await;
@@ -246,7 +250,7 @@ async fn a_link_takes_no_more_moved_sessions_than_twice_what_it_carries() {
 }
 
 /// An opener of ours with an answered session, whose server the test plays.
-async fn moving_opener(process: &LinksOfProcess) -> (RawPeer, Served, TcpStream, SessionHandle) {
+pub(super) async fn moving_opener(process: &LinksOfProcess) -> (RawPeer, Served, TcpStream, SessionHandle) {
     let (mut peer, opener) = RawPeer::to_process(LinkEnd::Opener, process).await;
     let (client, near) = connected().await;
     let slot = opener.load.take().expect("it is empty");

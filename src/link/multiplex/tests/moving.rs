@@ -4,12 +4,12 @@
 use super::*;
 use crate::link::multiplex::{handle::OpenAnswer, moving::MoveTarget};
 
-/// Links to move to, in this order; full ones and those that leave are passed over.
+/// Links to move to, in this order; full ones and those that leave are passed over. Heavy sessions take the last one.
 #[derive(Debug)]
-struct Targets(Vec<(LinkHandle, Arc<LinkLoad>)>);
+pub(super) struct Targets(Vec<(LinkHandle, Arc<LinkLoad>)>);
 
 impl Targets {
-    fn of(links: &[&Served]) -> Arc<dyn MoveTargets> {
+    pub(super) fn of(links: &[&Served]) -> Arc<dyn MoveTargets> {
         Arc::new(Self(links.iter().map(|link| (link.handle.clone(), link.load.clone())).collect()))
     }
 }
@@ -22,17 +22,23 @@ impl MoveTargets for Targets {
         };
         open.filter_map(target).next()
     }
+
+    fn heavy_target(&self, from: u64) -> Option<MoveTarget> {
+        let mut others = self.0.iter().filter(|(handle, _)| handle.takes_sessions() && handle.id() != from);
+        let (handle, load) = others.next_back()?;
+        Some(MoveTarget { handle: handle.clone(), slot: load.take_heavy()? })
+    }
 }
 
 /// The two processes that links are between.
 #[derive(Default)]
-struct Ends {
-    opener: LinksOfProcess,
-    server: LinksOfProcess,
+pub(super) struct Ends {
+    pub opener: LinksOfProcess,
+    pub server: LinksOfProcess,
 }
 
 impl Ends {
-    async fn link(&self) -> (Served, Served) {
+    pub(super) async fn link(&self) -> (Served, Served) {
         let (one, other) = connected().await;
         self.link_over(NetStream::Tcp(one), NetStream::Tcp(other))
     }
@@ -43,7 +49,7 @@ impl Ends {
 }
 
 /// A session of a link, answered.
-async fn answered(opener: &Served, server: &mut Served) -> Session {
+pub(super) async fn answered(opener: &Served, server: &mut Served) -> Session {
     let mut session = session(opener, server).await;
     let answer = timeout(PATIENCE, session.opener.answered()).await.expect("in time");
     assert!(matches!(answer, OpenAnswer::Taken), "{answer:?}");
@@ -53,11 +59,11 @@ async fn answered(opener: &Served, server: &mut Served) -> Session {
 /// All of a link's sessions move to another one, and it ends.
 async fn retires((opener, server): &mut (Served, Served), target: &Served) {
     opener.moves.send(Targets::of(&[target])).await.expect("it lives");
-    assert_eq!(opener.ended().await, LinkLoss::Closed);
-    assert_eq!(server.ended().await, LinkLoss::Closed);
+    let (opener, server) = tokio::join!(opener.ended(), server.ended());
+    assert_eq!((opener, server), (LinkLoss::Closed, LinkLoss::Closed));
 }
 
-async fn exchange(from: &mut TcpStream, to: &mut TcpStream, bytes: &[u8]) {
+pub(super) async fn exchange(from: &mut TcpStream, to: &mut TcpStream, bytes: &[u8]) {
     from.write_all(bytes).await.expect("it is taken");
     let mut received = vec![0; bytes.len()];
     timeout(PATIENCE, to.read_exact(&mut received)).await.expect("in time").expect("bytes");

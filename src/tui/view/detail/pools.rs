@@ -16,6 +16,7 @@ fn links(app: &App, pool: &PoolRow) -> Vec<DetailLine> {
         let state = match link.state {
             LinkState::Ready => "ready",
             LinkState::Carrying => "carrying",
+            LinkState::Bulk => "bulk",
             LinkState::Leaving => "leaving",
         };
         let tls = match (&link.tls, &link.group) {
@@ -44,6 +45,7 @@ pub(super) fn pool_lines(app: &App, row: &PoolRow) -> Vec<DetailLine> {
     let addresses = app.addresses();
     let known = |text: &Option<String>| addresses.text(text.as_deref().unwrap_or("-"));
     let service = if row.service == "*" { "any service of this peer" } else { &row.service };
+    let for_bulk = if row.bulk > 0 { format!(" ({} for bulk)", row.bulk) } else { String::new() };
     let mut facts: Vec<_> = gateway_line(app, row.gateway.as_deref()).into_iter().collect();
     facts.extend([
         fact("service", service.to_owned()),
@@ -56,8 +58,8 @@ pub(super) fn pool_lines(app: &App, row: &PoolRow) -> Vec<DetailLine> {
         fact(
             "count",
             format!(
-                "{} ready of {} wanted, {} carrying, {} dialling; {} sessions on them",
-                row.ready, row.target, row.carrying, row.dialling, row.sessions
+                "{} ready of {} wanted, {} carrying{}, {} dialling; {} sessions on them",
+                row.ready, row.target, row.carrying, for_bulk, row.dialling, row.sessions
             ),
         ),
         fact(
