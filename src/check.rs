@@ -51,7 +51,7 @@ pub fn run(
     found.extend(apart);
     match (form, found.is_empty()) {
         (OutputForm::Json, _) => print_line(format_args!("{:#}", problems_json(&found)))?,
-        (OutputForm::Text, true) => print_plan(&good, is_named)?,
+        (OutputForm::Text, true) => print_plan(cli, &good, is_named)?,
         (OutputForm::Text, false) => {}
     }
     Ok(if found.is_empty() { ExitCode::SUCCESS } else { exit::BAD_INPUT.into() })
@@ -124,13 +124,16 @@ fn problems_json(problems: &[Problem]) -> Value {
 }
 
 /// What would run now: in detail for named profiles, otherwise how to run one.
-fn print_plan(good: &[LoadedProfile], is_named: bool) -> Result<(), OutputError> {
+fn print_plan(cli: &Cli, good: &[LoadedProfile], is_named: bool) -> Result<(), OutputError> {
     if !is_named {
         return print_line("no problem found; `portcullis --profile NAME` runs one of them");
     }
+    let option = |name: &str, value: Value| value.as_str().map(|word| format!(" --{name} {word}"));
+    let options = [option("mode", json!(cli.mode)), option("role", json!(cli.half))];
+    let options = options.into_iter().flatten().collect::<String>();
     for profile in good.iter().map(|loaded| &loaded.profile) {
         let file = profile.file.as_deref().map_or_else(|| "demo".into(), text::clean_path);
-        print_line(format_args!("`portcullis --profile {file}` would run:"))?;
+        print_line(format_args!("`portcullis --profile {file}{options}` would run:"))?;
         what_runs(profile).iter().try_for_each(|line| print_line(format_args!("  {line}")))?;
     }
     Ok(())

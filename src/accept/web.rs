@@ -221,7 +221,7 @@ impl ClientConnection {
                     cx.waker().wake_by_ref();
                 }
             }
-            match watch.poll(self.tracker.phase(), *lock(&self.keep_alive), cx) {
+            match watch.poll(&self.tracker, *lock(&self.keep_alive), cx) {
                 Poll::Ready(phase) => {
                     timed_out = Some(phase);
                     Poll::Ready(Ok(()))

@@ -101,6 +101,11 @@ impl ProcessLock {
             lock.folders = Some(taken.map_err(Arc::new));
         }
         lock.refuse_always(profile.confine)?;
+        if let (Some(Err(_)), Some(abi)) = (&lock.always, lock.landlock()) {
+            lock.unreported.push(format!(
+                "locked by Landlock alone (ABI {abi}): files outside of its folders are refused, and no system call is"
+            ));
+        }
         Ok(lock)
     }
 

@@ -18,8 +18,11 @@ use crate::{
     proto::multiplex::open::ClientOrigin,
 };
 
-/// The longest accepted status line.
+/// The longest accepted line of an answer; of a longer one, each part counts as a line.
 const LINE_BYTES_MAX: usize = 1024;
+/// How many interim answers may come first, and how many lines each may have.
+const INTERIM_MAX: usize = 8;
+const INTERIM_LINES_MAX: usize = 64;
 
 /// A backend to check, and how.
 #[derive(Debug, Clone, Copy)]
@@ -68,6 +71,34 @@ async fn ask(mut stream: NetStream, request: &CheckRequest, host: &str) -> Resul
     let _ = write!(head, "Host: {host}\r\nUser-Agent: portcullis\r\nConnection: close\r\n\r\n");
     stream.write_all(head.as_bytes()).await?;
     stream.flush().await?;
+    let status = final_status(&mut stream).await?;
+    if !request.expect.contains(&status) {
+        return Err(CheckError::Status(status));
+    }
+    stream.let_close_cleanly();
+    Ok(())
+}
+
+/// The status of the answer that follows all interim ones (RFC 9110, section 15.2).
+async fn final_status(stream: &mut NetStream) -> Result<u16, CheckError> {
+    for _ in 0..=INTERIM_MAX {
+        let status = status(&read_line(stream).await?).ok_or(CheckError::NoHttp)?;
+        if !matches!(status, 100 | 102..=199) {
+            return Ok(status);
+        }
+        let mut lines = 0;
+        while !matches!(&*read_line(stream).await?, b"\r\n" | b"\n") {
+            lines += 1;
+            if lines > INTERIM_LINES_MAX {
+                return Err(CheckError::NoHttp);
+            }
+        }
+    }
+    Err(CheckError::NoHttp)
+}
+
+/// A line with its end, or as much of it as is accepted or there.
+async fn read_line(stream: &mut NetStream) -> Result<Vec<u8>, CheckError> {
     let mut line = Vec::new();
     while !line.ends_with(b"\n") && line.len() < LINE_BYTES_MAX {
         match stream.read_u8().await {
@@ -76,14 +107,7 @@ async fn ask(mut stream: NetStream, request: &CheckRequest, host: &str) -> Resul
             Err(error) => return Err(error.into()),
         }
     }
-    match status(&line) {
-        Some(status) if request.expect.contains(&status) => {
-            stream.let_close_cleanly();
-            Ok(())
-        }
-        Some(status) => Err(CheckError::Status(status)),
-        None => Err(CheckError::NoHttp),
-    }
+    Ok(line)
 }
 
 /// The status in the first line of an answer (RFC 9112, section 4).

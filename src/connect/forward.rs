@@ -386,7 +386,7 @@ mod tests {
         };
         let addresses: Vec<_> = listeners.iter().map(address).collect();
         let limits = PoolLimits { prepared: 1, wait: HOUR, waiters: 1, retire: HOUR, links_per_peer: None };
-        let pool = Pool::new(limits, 1, Arc::default(), Tasks::default());
+        let pool = Pool::new(limits, Arc::default(), Tasks::default());
         let keepers = KeeperContext {
             half: Half::Dmz,
             identity: Arc::default(),

@@ -120,7 +120,7 @@ async fn announce_session(
 /// No link was taken. A service that all peers have closed is refused as they would refuse it.
 fn connect_failure(error: &TakeError, counters: &SessionCounters) -> ConnectFailure {
     let (ended_by, refusal) = match error {
-        TakeError::Full(_) | TakeError::ShareFull(_) | TakeError::AtMaximum(_) => {
+        TakeError::Full(_) | TakeError::Displaced(_) | TakeError::AtMaximum(_) => {
             (EndedBy::Limit, Refusal::Unavailable)
         }
         TakeError::Late(_) => (EndedBy::Time, Refusal::Unavailable),
@@ -132,15 +132,18 @@ fn connect_failure(error: &TakeError, counters: &SessionCounters) -> ConnectFail
             match closed.state {
                 OfferState::Down => (EndedBy::Backend, Refusal::ServiceDown),
                 OfferState::Closed => (EndedBy::Policy, Refusal::NotAllowed),
+                OfferState::Draining => (EndedBy::Operator, Refusal::Draining),
                 OfferState::Open | OfferState::Locked => (EndedBy::Peer, Refusal::Unavailable),
             }
         }
     };
     let at = match error {
-        TakeError::ServiceClosed(ServiceClosed { state: OfferState::Down, .. }) => RefusedAt::Peer,
+        TakeError::ServiceClosed(ServiceClosed {
+            state: OfferState::Down | OfferState::Draining, ..
+        }) => RefusedAt::Peer,
         TakeError::AtMaximum(_) => RefusedAt::Link(LinkCause::AtMaximum),
         TakeError::Full(_)
-        | TakeError::ShareFull(_)
+        | TakeError::Displaced(_)
         | TakeError::Late(_)
         | TakeError::CarriesMismatch(_)
         | TakeError::ServiceClosed(_)

@@ -59,16 +59,23 @@ pub fn find_open_locks(snapshot: &Snapshot) -> Option<DoctorFinding> {
         Half::Dmz => "dmz",
         Half::Internal => "internal",
     };
-    let missing = match snapshot.confined.get(&half)? {
-        None => "no lock is on",
-        Some(lock) if !lock.seccomp => "seccomp is off",
-        Some(lock) if lock.landlock.is_none() => "Landlock is off",
+    let (missing, advice) = match snapshot.confined.get(&half)? {
+        None => (
+            "no lock is on",
+            "take `confine: off` out of the profile, if it is there, and start the gateway again; otherwise its log says why",
+        ),
+        Some(lock) if !lock.seccomp => (
+            "seccomp is off",
+            "the log says why the kernel rejected the filter; a container must let it make the system call `seccomp`",
+        ),
+        Some(lock) if lock.landlock.is_none() => (
+            "Landlock is off",
+            "the log says why; Landlock needs Linux 5.13, and is put on only where a process starts in reverse mode",
+        ),
         Some(_) => return None,
     };
     let figure = missing.to_owned();
-    let reason = "who takes over the process can do what the lock would have refused";
-    let advice =
-        "take `confine: off` out of the profile and start the gateway again; Landlock needs Linux 5.13";
+    let reason = "whoever takes over the process can do what the lock would have refused";
     Some(DoctorFinding::new("lock-off", Should, figure, reason, advice).about(name))
 }
 

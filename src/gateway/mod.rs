@@ -261,6 +261,7 @@ impl Engine {
         let files = SwitchFiles { audit, lockdown: None };
         let switching = engine.begin_switch(chosen, loaded, files, &found)?;
         engine.commit(switching);
+        engine.count_descriptors();
         engine.publish();
         Ok((handle, engine))
     }

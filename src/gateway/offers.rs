@@ -1,7 +1,7 @@
 //! What the halves tell each other about the states of services: the internal half offers its services with
 //! their states, and the DMZ half learns which ones no internal gateway takes sessions for.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::atomic::Ordering};
 
 use super::{Engine, service::Service};
 use crate::{
@@ -21,8 +21,8 @@ fn offer_state(service: &Service) -> OfferState {
         ServicePhase::Locked => OfferState::Locked,
         ServicePhase::Down => OfferState::Down,
         ServicePhase::Closed => OfferState::Closed,
-        // Each `open` is refused by itself, because an operator usually ends this state soon.
-        ServicePhase::Open | ServicePhase::Draining => OfferState::Open,
+        ServicePhase::Draining => OfferState::Draining,
+        ServicePhase::Open => OfferState::Open,
     }
 }
 
@@ -39,6 +39,7 @@ fn closed_by_peers(service: &Service) -> Option<ServiceClosed> {
 pub(super) fn shown_phase(service: &Service) -> ServicePhase {
     match (service.phase(), closed_by_peers(service).map(|closed| closed.state)) {
         (ServicePhase::Open, Some(OfferState::Closed)) => ServicePhase::Closed,
+        (ServicePhase::Open, Some(OfferState::Draining)) => ServicePhase::Draining,
         (ServicePhase::Open, Some(_)) => ServicePhase::Down,
         (phase, _) => phase,
     }
@@ -69,6 +70,10 @@ impl Engine {
     /// changed.
     pub(super) fn send_offers(&self) {
         let Some(internal) = &self.internal else { return };
+        // A gateway that leaves gives up its links, and another one may serve its clients in a moment.
+        if self.pending_stop().is_some() || self.shared.leaving.load(Ordering::Relaxed) {
+            return;
+        }
         let services = self.shared.sessions.services.load();
         let of_half = services.iter().filter(|((half, _), _)| *half == Half::Internal);
         let states = of_half.map(|((_, name), service)| (name.clone(), offer_state(service)));

@@ -337,7 +337,7 @@ mod tests {
     async fn a_mode_that_fails_a_session_under_a_switch_is_given_up_in_time() {
         let (wait, retire) = (SWITCH_RETRY_MAX * 9, SWITCH_RETRY_MAX * 99);
         let limits = PoolLimits { prepared: 1, wait, waiters: 1, retire, links_per_peer: None };
-        let pool = Pool::new(limits, 1, Arc::default(), Tasks::default());
+        let pool = Pool::new(limits, Arc::default(), Tasks::default());
         pool.close();
         let name = ServiceName::parse("orders").expect("a name");
         let closed = Connector::Reverse(pool);

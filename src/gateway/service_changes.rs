@@ -86,11 +86,11 @@ impl ServiceFacts {
 
     fn differences_from(&self, before: &Self) -> Vec<String> {
         let mut lines = Vec::new();
-        for (name, text) in &self.described {
-            let was = before.described.iter().find(|(of, _)| of == name);
-            let was = was.map_or("", |(_, text)| text);
-            if was != *text {
-                lines.push(format!("{name} {text}, was {was}"));
+        let removed = before.described.iter().filter(|(name, _)| find(&self.described, name).is_none());
+        for (name, _) in self.described.iter().chain(removed) {
+            let [now, was] = [self, before].map(|facts| find(&facts.described, name).unwrap_or(absent(name)));
+            if was != now {
+                lines.push(format!("{name} {now}, was {was}"));
             }
         }
         for LocationOption { location, name, value } in &self.options {
@@ -101,6 +101,18 @@ impl ServiceFacts {
             }
         }
         lines
+    }
+}
+
+fn find<'a>(facts: &'a [(&str, String)], name: &str) -> Option<&'a str> {
+    facts.iter().find(|(of, _)| *of == name).map(|(_, text)| text.as_str())
+}
+
+/// What stands for a fact that a half lacks in one of the two profiles: only one that reaches backends has hours and backends.
+fn absent(name: &str) -> &'static str {
+    match name {
+        "hours" => "always",
+        _ => "none",
     }
 }
 
@@ -292,5 +304,19 @@ mod tests {
                 "{to}: {found:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_half_that_begins_or_ends_to_reach_backends_says_so() {
+        let read = |mode: &str, way: &str, connect: &str| {
+            let service = format!("{{ accept: 'tcp://127.0.0.1:8000'{connect} }}");
+            let text = format!("mode: {mode}\ndmz:\n{way}  services: {{ orders: {service} }}\n");
+            profile::parse(&text, Path::new("p.yaml"), &ProfileOverrides::default()).expect("it loads")
+        };
+        let pair = read("forward", "  link: { connect: 'socks://127.0.0.1:1080' }\n", "");
+        let direct = read("direct", "", ", connect: 'tcp://127.0.0.1:9000'");
+        let lines = |before, after| compare_services(before, after).remove(0).what;
+        assert_eq!(lines(&pair, &direct), ["backend tcp://127.0.0.1:9000, was none"]);
+        assert_eq!(lines(&direct, &pair), ["backend none, was tcp://127.0.0.1:9000"]);
     }
 }

@@ -194,13 +194,20 @@ impl Engine {
 
     /// What the kernel refuses each half.
     fn confined_rows(&self) -> BTreeMap<Half, Option<ConfinedRow>> {
+        let landlock = self.lock.landlock();
         let row = |locked: LockedHalf| ConfinedRow {
             seccomp: true,
-            landlock: self.lock.landlock(),
+            landlock,
             refuses: confine::refused_calls(locked.half).into_iter().map(str::to_owned).collect(),
             unix: (locked.unix == UnixSockets::ForBackends).then(|| "any".into()),
         };
-        let of = |half| (half, self.lock.locked().filter(|locked| locked.half == half).map(row));
+        // Where the kernel takes no filter, Landlock is put on without one.
+        let of_folders =
+            || landlock.map(|_| ConfinedRow { seccomp: false, landlock, refuses: Vec::new(), unix: None });
+        let of = |half| {
+            let locked = self.lock.locked().filter(|locked| locked.half == half);
+            (half, locked.map(row).or_else(of_folders))
+        };
         self.halves().into_iter().map(of).collect()
     }
 

@@ -170,6 +170,8 @@ impl Drop for ExchangeGuard {
 /// so a busy connection never touches it.
 pub struct PhaseTimer {
     phase: ConnectionPhase,
+    /// How many requests had been read. One may be answered between two looks.
+    requests: u64,
     since: Instant,
     fires: Instant,
     timer: Pin<Box<Sleep>>,
@@ -180,19 +182,23 @@ impl PhaseTimer {
         let since = Instant::now();
         let fires = since + HEADER_READ_TIMEOUT;
         // A connection that sends nothing at all is as late as one that sends too little.
-        Self { phase: ConnectionPhase::Head, since, fires, timer: Box::pin(sleep_until(fires)) }
+        Self { phase: ConnectionPhase::Head, requests: 0, since, fires, timer: Box::pin(sleep_until(fires)) }
     }
 
     /// Ready when a phase has lasted too long.
     pub fn poll(
         &mut self,
-        phase: ConnectionPhase,
+        tracker: &KeepAliveTracker,
         idle: Duration,
         cx: &mut Context<'_>,
     ) -> Poll<ConnectionPhase> {
-        let is_first = self.phase == ConnectionPhase::Head && phase == ConnectionPhase::Idle;
-        if phase != self.phase && !is_first {
-            self.phase = phase;
+        let requests = tracker.requests.load(Ordering::Relaxed);
+        let phase = match tracker.phase() {
+            ConnectionPhase::Idle if requests == 0 => ConnectionPhase::Head,
+            phase => phase,
+        };
+        if (phase, requests) != (self.phase, self.requests) {
+            (self.phase, self.requests) = (phase, requests);
             self.since = Instant::now();
             let due = phase.limit(idle).map(|limit| self.since + limit);
             if let Some(due) = due.filter(|due| *due < self.fires) {
@@ -226,7 +232,7 @@ mod tests {
     /// How long a connection may stay open, according to `tracker`.
     async fn time_phase(watch: &mut PhaseTimer, tracker: &KeepAliveTracker) -> (ConnectionPhase, Duration) {
         let since = Instant::now();
-        let phase = poll_fn(|cx| watch.poll(tracker.phase(), IDLE, cx)).await;
+        let phase = poll_fn(|cx| watch.poll(tracker, IDLE, cx)).await;
         (phase, Duration::from_secs(since.elapsed().as_secs()))
     }
 
@@ -248,16 +254,36 @@ mod tests {
         drop(held);
         assert_eq!(time_phase(&mut watch, &tracker).await, (ConnectionPhase::Idle, IDLE));
         let mut watch = PhaseTimer::begin();
-        drop(tracker.begin_exchange());
-        for phase in [ConnectionPhase::Exchange, tracker.phase()] {
-            assert!(poll_fn(|cx| Poll::Ready(watch.poll(phase, IDLE, cx))).await.is_pending());
-        }
+        let exchange = tracker.begin_exchange();
+        assert!(poll_fn(|cx| Poll::Ready(watch.poll(&tracker, IDLE, cx))).await.is_pending());
+        drop(exchange);
+        assert!(poll_fn(|cx| Poll::Ready(watch.poll(&tracker, IDLE, cx))).await.is_pending());
         tokio::time::advance(IDLE / 2).await;
         tracker.note_received();
         assert_eq!(
             time_phase(&mut watch, &tracker).await,
             (ConnectionPhase::Head, HEADER_READ_TIMEOUT),
             "a next head has begun"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_is_answered_at_once_is_a_request() {
+        let tracker = Arc::new(KeepAliveTracker::default());
+        let mut watch = PhaseTimer::begin();
+        assert!(poll_fn(|cx| Poll::Ready(watch.poll(&tracker, IDLE, cx))).await.is_pending());
+        drop(tracker.begin_exchange());
+        assert_eq!(time_phase(&mut watch, &tracker).await, (ConnectionPhase::Idle, IDLE));
+        let mut watch = PhaseTimer::begin();
+        tracker.note_received();
+        assert!(poll_fn(|cx| Poll::Ready(watch.poll(&tracker, IDLE, cx))).await.is_pending());
+        tokio::time::advance(HEADER_READ_TIMEOUT / 2).await;
+        drop(tracker.begin_exchange());
+        tracker.note_received();
+        assert_eq!(
+            time_phase(&mut watch, &tracker).await,
+            (ConnectionPhase::Head, HEADER_READ_TIMEOUT),
+            "the next head has a time of its own"
         );
     }
 }

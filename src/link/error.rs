@@ -256,7 +256,7 @@ fn of_rustls(error: &RustlsError) -> LinkCause {
 impl From<&BindError> for LinkCause {
     fn from(error: &BindError) -> Self {
         match error {
-            BindError::Taken { .. } => Self::PortTaken,
+            BindError::Taken { .. } | BindError::TakenHere { .. } => Self::PortTaken,
             BindError::Forbidden { .. } => Self::PortForbidden,
             BindError::Resolve { .. } => Self::NameUnresolved,
             BindError::Absent { .. } | BindError::Passed { .. } | BindError::Other { .. } => Self::Other,

@@ -145,8 +145,27 @@ fn socket_address(any: &SocketAddrAny) -> SocketAddress {
     }
 }
 
+/// A process that listens at a port.
+#[derive(Debug)]
+pub struct PortHolder {
+    name: String,
+    process: u32,
+}
+
+impl PortHolder {
+    pub fn is_this_process(&self) -> bool {
+        self.process == std::process::id()
+    }
+}
+
+impl fmt::Display for PortHolder {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}, process {}", self.name, self.process)
+    }
+}
+
 /// The program that listens on a TCP port, if the kernel lets this user see it.
-pub fn port_holder(port: u16) -> Option<String> {
+pub fn port_holder(port: u16) -> Option<PortHolder> {
     let tables = ["/proc/self/net/tcp", "/proc/self/net/tcp6"]
         .map(|table| fs::read_to_string(table).unwrap_or_default());
     let inodes: HashSet<String> = tables
@@ -161,7 +180,7 @@ pub fn port_holder(port: u16) -> Option<String> {
             fs::read_link(descriptor.path()).is_ok_and(|target| inodes.contains(&*target.to_string_lossy()))
         });
         let name = fs::read_to_string(process.join("comm")).ok().filter(|_| holds)?;
-        Some(format!("{}, process {number}", name.trim()))
+        Some(PortHolder { name: name.trim().to_owned(), process: number })
     })
 }
 
@@ -225,6 +244,6 @@ mod tests {
         socket.listen(1).expect("it listens");
         let port = socket.local_addr().ok().and_then(|at| at.as_socket()).expect("an address").port();
         let holder = port_holder(port).expect("this process");
-        assert!(holder.ends_with(&format!("process {}", std::process::id())), "{holder}");
+        assert!(holder.is_this_process(), "{holder}");
     }
 }

@@ -23,6 +23,8 @@ mod socks5;
 pub const CONNECT_RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest head of an answer to CONNECT.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// How many interim answers may come before the one that counts.
+const INTERIM_MAX: usize = 8;
 /// The longest text of a proxy that is shown.
 const PROXY_TEXT_CHARS_MAX: usize = 80;
 
@@ -50,6 +52,10 @@ pub enum ViaErrorKind {
     BadLogin(String),
     #[error("it asks for `{0}`; `via_credentials` is for `Basic` alone")]
     OtherLogin(String),
+    #[error(
+        "it accepts neither the name and password of `via_credentials` nor a client without a login ({0})"
+    )]
+    NoMethodFits(String),
     #[error("it refuses to connect to {to}: {message}")]
     Refused { to: HostPort, message: String },
     #[error("it cannot reach {to}: {message}")]
@@ -86,6 +92,7 @@ impl ViaError {
             | ViaErrorKind::NoLogin(_)
             | ViaErrorKind::BadLogin(_)
             | ViaErrorKind::OtherLogin(_)
+            | ViaErrorKind::NoMethodFits(_)
             | ViaErrorKind::Refused { .. }
             | ViaErrorKind::Unreachable { .. }
             | ViaErrorKind::Page(_)
@@ -142,8 +149,19 @@ async fn connect(
     }
     head.push_str("\r\n");
     stream.write_all(head.as_bytes()).await?;
-    let head = read_head(stream).await?;
-    check_answer(&head, to, login)
+    for _ in 0..=INTERIM_MAX {
+        let head = read_head(stream).await?;
+        if !is_interim(&head) {
+            return check_answer(&head, to, login);
+        }
+    }
+    Err(ViaErrorKind::LongHead)
+}
+
+/// Whether another answer follows (RFC 9110, section 15.2).
+fn is_interim(head: &[u8]) -> bool {
+    let status = head.split(|byte| *byte == b' ').nth(1);
+    status.is_some_and(|status| matches!(status, [b'1', _, _]) && status != b"101")
 }
 
 /// Reads up to the empty line and not a byte more: what follows belongs to the other end.

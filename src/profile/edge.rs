@@ -118,20 +118,21 @@ pub(super) fn accepts(
     of_service.auth = of_service.auth.over(of_half);
     let items = field.and_then(|field| field.one_or_many(defaults::ACCEPTS_MAX, problems));
     let Some(items) = items else { return ServiceAccepts::default() };
-    let before = problems.len();
     let mut of_frames = web::frame_key_locations(service);
     let accepts: Vec<_> =
         items.iter().filter_map(|item| accept(item, &of_service, &mut of_frames, problems)).collect();
+    // One that is not read may be the one that uses an option.
+    let all_are_read = accepts.len() == items.len();
     let is_used = accepts.iter().any(|accept| accept.value.tls.is_some());
     if let ReadValue::Good(tls) = &of_service.tls
         && !is_used
-        && problems.len() == before
+        && all_are_read
     {
         let fault =
             ValueProblem::new("no accept of this service speaks TLS", "write `tls://…`, or remove it");
         problems.push(fault.at(tls.location.clone()));
     }
-    if !accepts.iter().any(|accept| accept.value.web.is_some()) && problems.len() == before {
+    if !accepts.iter().any(|accept| accept.value.web.is_some()) && all_are_read {
         for unused in keys::ACCEPT_WEB.iter().filter_map(|key| service.take(*key)) {
             let fault = ValueProblem::new(
                 "no accept of this service reads requests",

@@ -11,7 +11,7 @@ use crate::{
     confine::attempts::{self, EscapeOutcome},
     net::{
         dial::{self, DialError},
-        sockets::{self, SocketAddress},
+        sockets::{self, PortHolder, SocketAddress},
     },
     profile::{ConfinePolicy, HostPort, InternalMode, LinkAddress, Mode, Profile},
     source::{ChosenProfile, ProfileSource},
@@ -108,7 +108,7 @@ impl VerifyRun {
             }
             (None, Profile { confine: ConfinePolicy::Off, .. }) => "`confine` is off",
             (None, Profile { dmz: Some(_), .. }) => "both halves run in one process",
-            (None, _) => "no lock was taken at the start; its log says why",
+            (None, _) => "no filter of system calls was put on at the start; its log says why",
         };
         Ok(format!("not locked: {why}"))
     }
@@ -165,7 +165,7 @@ fn forward_port(source: &ProfileSource, chosen: &ChosenProfile) -> Option<LinkAd
 }
 
 /// The program that listens at that port, if this process may see it.
-pub fn forward_port_holder(source: &ProfileSource, chosen: &ChosenProfile) -> Option<String> {
+pub fn forward_port_holder(source: &ProfileSource, chosen: &ChosenProfile) -> Option<PortHolder> {
     sockets::port_holder(forward_port(source, chosen)?.at.port)
 }
 

@@ -246,6 +246,12 @@ fn check_prints_what_would_run() {
     let end = "`portcullis --profile direct.yaml` would run:\n  the DMZ half, which reaches the backends itself\n  \
                echo: clients at tcp://127.0.0.1:0 → echo://\n";
     assert!(sent.out.ends_with(end), "{}", sent.out);
+    let sent = run(&folder, &["check", "direct.yaml", "--mode", "direct", "--role", "dmz"]);
+    assert!(
+        sent.out.contains("`portcullis --profile direct.yaml --mode direct --role dmz` would run:"),
+        "{}",
+        sent.out
+    );
     // An unreadable profile gets no plan.
     folder.write("bad.yaml", "mode: sideways\n");
     assert!(!run(&folder, &["check", "bad.yaml", "direct.yaml"]).out.contains("would run"));

@@ -132,14 +132,20 @@ async fn clients_that_wait_are_counted_for_the_gateway_and_not_for_each_service(
     let gateway = TestFolder::new().start("dmz", text);
     let (orders, mail) = (gateway.client_port("orders").await, gateway.client_port("mail").await);
     let waits = |snapshot: &Snapshot| snapshot.pools.iter().map(|row| row.waiting).sum::<usize>();
-    // Each may have half of what the other leaves: whoever comes first has the larger part.
-    let first = [dial(orders).await, dial(orders).await];
-    gateway.until("two wait", |snapshot| waits(snapshot) == 2).await;
+    let first = [dial(orders).await, dial(orders).await, dial(orders).await];
+    gateway.until("three wait", |snapshot| waits(snapshot) == 3).await;
+    // A service of which fewer wait gets room, from the one of which most do.
     let second = dial(mail).await;
+    let reason = &gateway.until_ended("LW").await.reason;
+    assert_eq!(
+        reason,
+        "2 other clients of this service wait for a link, and a client of another service needed the room"
+    );
     gateway.until("three wait", |snapshot| waits(snapshot) == 3).await;
     dial_refused(mail).await;
     dial_refused(orders).await;
-    assert_eq!(gateway.until_ended("LW").await.reason, "3 clients wait for a link already");
+    let is_full = |row: &EndedRow| row.reason == "3 clients wait for a link already";
+    gateway.until("it is full", |seen| seen.ended.iter().filter(|row| is_full(row)).count() == 2).await;
     drop((first, second));
 }
 

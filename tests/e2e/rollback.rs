@@ -99,7 +99,7 @@ async fn a_link_port_that_is_taken_changes_nothing() {
     let load = Load::start(pair.clients.at());
     let reverse = Command::Switch { profile: pair.both("reverse").to_str().unwrap().into() };
     let refused = gateway.refusal_of(reverse).await;
-    let why = format!("{}: the port is taken by another program (", pair.dmz_link.at());
+    let why = format!("{}: the port is taken by this gateway", pair.dmz_link.at());
     assert!(
         refused.starts_with(&why) && refused.contains(&format!("process {}", std::process::id())),
         "{refused}"

@@ -381,7 +381,7 @@ async fn a_switch_that_cannot_begin_changes_nothing() {
          key: none.key, ca: none.pem, peers: [x] } }\n  services: { orders: { accept: ['tcp://127.0.0.1:0'] } }\n",
     );
     for (file, why) in [
-        (&collides, format!("{taken_at}: the port is taken by another program (")),
+        (&collides, format!("{taken_at}: the port is taken by this gateway")),
         (&broken, "broken.yaml:1:7: mode: ".into()),
         (&no_certificate, "none.pem".into()),
         (&folder.path("absent.yaml"), "there is no file".into()),

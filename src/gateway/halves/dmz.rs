@@ -73,11 +73,11 @@ impl DmzSide {
         let parts = match &half.mode {
             DmzMode::Direct(_) => DmzParts::Direct(HashMap::new()),
             DmzMode::Forward { connect, pool, .. } => {
-                let pool = Pool::new(*pool, half.services.len(), links.clone(), common.tasks.clone());
+                let pool = Pool::new(*pool, links.clone(), common.tasks.clone());
                 DmzParts::Forward { connect: connect.clone(), links, pool, dialler: None }
             }
             DmzMode::Reverse { listen, bind, pool, .. } => {
-                let pool = Pool::new(*pool, half.services.len(), links, common.tasks.clone());
+                let pool = Pool::new(*pool, links, common.tasks.clone());
                 DmzParts::Reverse { ingress: LinkIngress::prepare(listen, *bind, found)?, pool }
             }
         };
@@ -210,14 +210,14 @@ impl DmzSide {
             }
             (DmzParts::Forward { pool, dialler, .. }, DmzMode::Forward { pool: limits, .. }) => {
                 self.grants.set_retire(limits.retire);
-                pool.set_limits(*limits, half.services.len());
+                pool.set_limits(*limits);
                 if let Some(dialler) = dialler {
                     dialler.update(KeeperTarget { prepared: limits.prepared, retry: RETRY });
                 }
             }
             (DmzParts::Reverse { pool, .. }, DmzMode::Reverse { pool: limits, tls, .. }) => {
                 self.grants.set_retire(limits.retire);
-                pool.set_limits(*limits, half.services.len());
+                pool.set_limits(*limits);
                 pool.share_links(ShareRule::among(tls.as_ref().map_or(0, |tls| tls.peers.len())));
                 let of_link = tls.as_ref().map(|tls| tls.peers.as_slice());
                 let policy = self.grants.policy();
@@ -397,18 +397,25 @@ impl PoolIntake {
             Some(true) if drains => Some((Refusal::Draining, "the service is draining")),
             Some(true) => None,
         };
-        if let Some((refusal, why)) = refusal {
-            let who = peer.label();
-            let line = format!("link from {who} for `{service}` refused: {why}");
-            self.notices.warn_rejected_link(LinkCause::Other, line);
-            return handshake::refuse(stream, refusal).await;
-        }
+        let share = match refusal {
+            Some(refused) => Err(refused),
+            None => self.pool.share_for(&peer).ok_or((Refusal::Full, "it has as many links as it may")),
+        };
+        let share = match share {
+            Ok(share) => share,
+            Err((refusal, why)) => {
+                let who = peer.label();
+                let line = format!("link from {who} for `{service}` refused: {why}");
+                self.notices.warn_rejected_link(LinkCause::Other, line);
+                return handshake::refuse(stream, refusal).await;
+            }
+        };
         let granted = tokio::time::timeout(
             crate::link::HANDSHAKE_TIMEOUT,
             socks5::send_reply(&mut stream, socks5_proto::Reply::Succeeded),
         );
         if let Ok(Ok(())) = granted.await
-            && let Err(unwanted) = self.pool.park(peer, service, stream)
+            && let Err(unwanted) = self.pool.park((peer, share), service, stream)
         {
             handshake::close_lingering(unwanted).await;
         }

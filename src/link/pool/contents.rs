@@ -29,8 +29,6 @@ pub const ENTRIES_MAX: usize = 2048;
 
 pub struct PoolContents {
     pub limits: PoolLimits,
-    /// How many services clients may wait for here.
-    pub services_max: usize,
     pub peers: Vec<PeerLinks>,
     /// The number of takes so far, which gives peers their turns.
     pub takes: u64,
@@ -58,10 +56,9 @@ pub struct WaitingClient {
 }
 
 impl PoolContents {
-    pub fn new(limits: PoolLimits, services_max: usize) -> Self {
+    pub fn new(limits: PoolLimits) -> Self {
         Self {
             limits,
-            services_max,
             peers: Vec::new(),
             takes: 0,
             waiters: VecDeque::new(),
@@ -124,6 +121,12 @@ impl PoolContents {
         Some(self.peers.len() - 1)
     }
 
+    /// Whether one more link of a peer has an entry, or would get one.
+    pub fn has_entry_for(&self, peer: &Peer) -> bool {
+        self.peers.iter().any(|group| group.peer == *peer || group.counts.links() == 0)
+            || !self.is_full_for(peer)
+    }
+
     /// Whether a peer has as many entries as it may, wherever it dials from.
     fn is_full_for(&self, peer: &Peer) -> bool {
         let of_peer = self.peers.iter().filter(|group| group.peer.is_same_gateway(peer)).count();
@@ -138,17 +141,43 @@ impl PoolContents {
         ready.min_by_key(|(_, group)| group.rank()).map(|(at, _)| at)
     }
 
-    /// Why no more clients of a service may wait. With several services, one may have half of what the others
-    /// leave, so that clients of a service that nobody serves now take no places from those of the others.
-    pub fn why_full_for(&self, service: &ServiceName) -> Option<TakeError> {
-        let waiting: usize = self.services.values().map(|of| of.waiting).sum();
-        let of_service = self.services.get(service).map_or(0, |of| of.waiting);
-        let left_by_others = self.limits.waiters.saturating_sub(waiting - of_service);
-        if waiting >= self.limits.waiters {
-            return Some(TakeError::Full(waiting));
+    /// Makes room in the queue for one more client of a service. Where the queue is full, the service of which most
+    /// wait gives up the latest of its clients, unless this one's has as many: clients of a service that nobody serves
+    /// now keep out none of the others'.
+    pub fn make_room_for(&mut self, service: &ServiceName) -> Result<Option<WaitingClient>, TakeError> {
+        if self.waiters.len() < self.limits.waiters {
+            return Ok(None);
         }
-        let is_share_full = self.services_max > 1 && of_service >= left_by_others.div_ceil(2);
-        is_share_full.then_some(TakeError::ShareFull(of_service))
+        let waiting = |name: &ServiceName| self.services.get(name).map_or(0, |of| of.waiting);
+        let longest = self.services.keys().max_by_key(|name| waiting(name));
+        let longest = longest.filter(|name| waiting(name) > waiting(service) + 1);
+        let at = longest.and_then(|name| self.waiters.iter().rposition(|waiter| waiter.service == *name));
+        match at {
+            Some(at) => Ok(self.remove_waiter(at)),
+            None => Err(TakeError::Full(self.waiters.len())),
+        }
+    }
+
+    /// Counts a client that got no link.
+    pub fn count_miss(&mut self, service: &ServiceName) -> &ServiceCounts {
+        let of_service = self.services.entry(service.clone()).or_default();
+        of_service.misses += 1;
+        of_service
+    }
+
+    /// Lets a client wait, behind all others.
+    pub fn add_waiter(&mut self, waiter: WaitingClient) {
+        self.services.entry(waiter.service.clone()).or_default().waiting += 1;
+        self.waiters.push_back(waiter);
+    }
+
+    /// Takes a client out of the queue, wherever it is in it.
+    pub fn remove_waiter(&mut self, at: usize) -> Option<WaitingClient> {
+        let waiter = self.waiters.remove(at)?;
+        if let Some(of_service) = self.services.get_mut(&waiter.service) {
+            of_service.waiting -= 1;
+        }
+        Some(waiter)
     }
 
     /// Why a client got no link in its time.
@@ -181,15 +210,16 @@ impl PoolContents {
 
     /// Removes the clients for whose service nobody takes sessions any more, with the reason.
     pub fn take_refused_waiters(&mut self) -> Vec<(WaitingClient, TakeError)> {
-        let (mut waiters, mut refused) = (std::mem::take(&mut self.waiters), Vec::new());
-        let mut reasons = HashMap::new();
-        for waiter in waiters.drain(..) {
-            let reason = reasons
-                .entry(waiter.service.clone())
-                .or_insert_with(|| self.unserved_reason(&waiter.service));
+        let (mut at, mut refused, mut reasons) = (0, Vec::new(), HashMap::new());
+        while let Some(waiter) = self.waiters.get(at) {
+            let service = waiter.service.clone();
+            let reason = reasons.entry(service).or_insert_with_key(|service| self.unserved_reason(service));
             match reason {
-                Some(reason) => refused.push((waiter, reason.clone())),
-                None => self.waiters.push_back(waiter),
+                Some(reason) => {
+                    let reason = reason.clone();
+                    refused.extend(self.remove_waiter(at).map(|waiter| (waiter, reason)));
+                }
+                None => at += 1,
             }
         }
         refused
@@ -200,7 +230,7 @@ impl PoolContents {
         let peer = &self.peers[group].peer;
         let can_serve = |waiter: &WaitingClient| serves.serves(&waiter.service) && !waiter.not.contains(peer);
         let at = self.waiters.iter().position(can_serve)?;
-        self.waiters.remove(at)
+        self.remove_waiter(at)
     }
 
     /// The first client in the queue for whom there is a place on this entry's shared links.
@@ -210,6 +240,6 @@ impl PoolContents {
             |waiter: &WaitingClient| !waiter.not.contains(&of.peer) && of.can_take(&waiter.service);
         let at = self.waiters.iter().position(can_serve)?;
         let slot = of.take_slot(&self.waiters[at].service, OfferState::Open)?;
-        Some((self.waiters.remove(at)?, slot))
+        Some((self.remove_waiter(at)?, slot))
     }
 }

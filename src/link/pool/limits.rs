@@ -5,10 +5,9 @@ use super::Pool;
 use crate::{link::shares::ShareRule, profile::PoolLimits};
 
 impl Pool {
-    pub fn set_limits(&self, limits: PoolLimits, services: usize) {
+    pub fn set_limits(&self, limits: PoolLimits) {
         self.shares.bound_each(limits.links_per_peer);
-        let mut contents = self.lock();
-        (contents.limits, contents.services_max) = (limits, services);
+        self.lock().limits = limits;
     }
 
     pub fn bound_links(&self, max: usize) {

@@ -40,7 +40,7 @@ use super::{
     peer_links::{PeerLinks, ReadyLink, ServedServices, SharedLink},
     server::{IdleLossReason, LinkLost},
     session_side::LinkSlot,
-    shares::GatewayShares,
+    shares::{GatewayShares, SharePermit},
 };
 use crate::{
     net::stream::NetStream,
@@ -84,10 +84,9 @@ impl fmt::Debug for Pool {
 }
 
 impl Pool {
-    /// A pool for this many services.
-    pub fn new(limits: PoolLimits, services: usize, shares: Arc<GatewayShares>, tasks: Tasks) -> Arc<Self> {
+    pub fn new(limits: PoolLimits, shares: Arc<GatewayShares>, tasks: Tasks) -> Arc<Self> {
         shares.bound_each(limits.links_per_peer);
-        let contents = Mutex::new(PoolContents::new(limits, services));
+        let contents = Mutex::new(PoolContents::new(limits));
         Arc::new(Self {
             tasks,
             shares,
@@ -112,10 +111,17 @@ impl Pool {
         self.lock().mismatches.note_mismatches(peer, mismatches)
     }
 
-    /// Adds a SOCKS5 link that its peer has parked; returns it if the pool does not accept it.
+    /// A share for one more SOCKS5 link of a peer, if it may have one.
+    pub fn share_for(&self, peer: &Peer) -> Option<SharePermit> {
+        let contents = self.lock();
+        let is_open = !contents.closed && contents.has_entry_for(peer);
+        is_open.then(|| self.shares.take(&peer.label())).flatten()
+    }
+
+    /// Adds a SOCKS5 link that its peer has parked; returns it if the pool does not accept it any more.
     pub fn park(
         self: &Arc<Self>,
-        peer: Peer,
+        (peer, share): (Peer, SharePermit),
         service: ServiceName,
         stream: NetStream,
     ) -> Result<(), NetStream> {
@@ -125,7 +131,6 @@ impl Pool {
         }
         let serves = ServedServices::One(service);
         let target = contents.limits.prepared;
-        let Some(share) = self.shares.take(&peer.label()) else { return Err(stream) };
         let Some(group) = contents.peer_links(&peer, serves, target) else { return Err(stream) };
         let link_guard = LinkGuard::ready(&contents.peers[group].counts, Some(share)).describe(
             &stream,
@@ -353,26 +358,31 @@ impl Pool {
             if let Some(why) = contents.unserved_reason(service) {
                 return Err(why);
             }
-            let full = contents.why_full_for(service);
-            let of_service = contents.services.entry(service.clone()).or_default();
-            if let Some(full) = full {
-                of_service.misses += 1;
-                return Err(full);
+            match contents.make_room_for(service) {
+                Ok(None) => {}
+                Ok(Some(displaced)) => {
+                    let waiting = contents.count_miss(&displaced.service).waiting;
+                    // One that has given up need not know.
+                    let _ = displaced.give.send(Err(TakeError::Displaced(waiting)));
+                }
+                Err(full) => {
+                    contents.count_miss(service);
+                    return Err(full);
+                }
             }
-            of_service.waiting += 1;
             let (give, given) = oneshot::channel();
             let key = contents.next_waiter;
             contents.next_waiter += 1;
             let not = not.to_vec();
-            contents.waiters.push_back(WaitingClient { key, service: service.clone(), not, give });
-            (QueueEntry { pool: self, key, service, given }, contents.limits.wait)
+            contents.add_waiter(WaitingClient { key, service: service.clone(), not, give });
+            (QueueEntry { pool: self, key, given }, contents.limits.wait)
         };
         match timeout(wait, &mut share.given).await {
             Ok(Ok(taken)) => taken,
             Ok(Err(_)) => Err(TakeError::Closed),
             Err(_) => {
                 let mut contents = self.lock();
-                contents.services.entry(service.clone()).or_default().misses += 1;
+                contents.count_miss(service);
                 Err(contents.why_late(service, wait))
             }
         }
@@ -443,7 +453,7 @@ impl Pool {
     pub fn close(&self) {
         let mut contents = self.lock();
         contents.closed = true;
-        contents.waiters.clear();
+        while contents.remove_waiter(0).is_some() {}
         let ready = |group: &mut PeerLinks| std::mem::take(&mut group.ready).into_values();
         let slots: Vec<_> = contents.peers.iter_mut().flat_map(ready).collect();
         let shared = contents.peers.iter_mut().flat_map(|group| group.shared.take_all());
@@ -480,16 +490,14 @@ impl Pool {
 struct QueueEntry<'a> {
     pool: &'a Pool,
     key: u64,
-    service: &'a ServiceName,
     given: oneshot::Receiver<Result<AcquiredLink, TakeError>>,
 }
 
 impl Drop for QueueEntry<'_> {
     fn drop(&mut self) {
         let mut contents = self.pool.lock();
-        contents.waiters.retain(|waiter| waiter.key != self.key);
-        if let Some(of_service) = contents.services.get_mut(self.service) {
-            of_service.waiting -= 1;
+        if let Some(at) = contents.waiters.iter().position(|waiter| waiter.key == self.key) {
+            contents.remove_waiter(at);
         }
     }
 }

@@ -17,6 +17,10 @@ use crate::{
     },
 };
 
+/// Why nobody serves a service, although there are links.
+const NOT_OFFERED: &str =
+    "no internal gateway that is linked offers this service, or its `peers` names none of those that do";
+
 impl Pool {
     /// A row for each peer's links, and one for each of `services` that no peer offers.
     pub fn rows<'a>(&self, services: impl Iterator<Item = &'a ServiceName>) -> Vec<PoolRow> {
@@ -30,9 +34,11 @@ impl Pool {
             PoolRow { last_error: row.last_error.or_else(mismatch), ..row }
         };
         let mut rows: Vec<_> = groups.iter().map(row).collect();
-        let why = match self.was_offered() {
-            false => "no internal gateway has dialled in for this service",
-            true => "no internal gateway has a link for this service; those that had one left in good order",
+        let has_links = groups.iter().any(|group| group.counts.links() > 0);
+        let why = match (has_links, self.was_offered()) {
+            (true, _) => NOT_OFFERED,
+            (false, false) => "no internal gateway has dialled in for this service",
+            (false, true) => "no internal gateway has a link; those that had one left in good order",
         };
         add_services(&contents, services, why, &mut rows);
         rows.sort_unstable_by(|a, b| {
@@ -49,7 +55,7 @@ impl Pool {
         mut rows: Vec<PoolRow>,
     ) -> Vec<PoolRow> {
         let contents = self.lock();
-        add_services(&contents, services, "no internal gateway offers this service", &mut rows);
+        add_services(&contents, services, NOT_OFFERED, &mut rows);
         add_clients(&contents, &mut rows);
         rows
     }
@@ -142,7 +148,7 @@ mod tests {
             retire: Duration::from_secs(3600),
             links_per_peer: None,
         };
-        let pool = Pool::new(limits, 3, GatewayShares::new(8, ShareRule::Divided(1)), Tasks::default());
+        let pool = Pool::new(limits, GatewayShares::new(8, ShareRule::Divided(1)), Tasks::default());
         pool.lock().peers = groups;
         pool
     }

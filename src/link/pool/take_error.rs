@@ -15,8 +15,11 @@ use crate::{
 pub enum TakeError {
     #[error("{0} clients wait for a link already")]
     Full(usize),
-    #[error("{0} clients of this service wait for a link already, and other services have the rest")]
-    ShareFull(usize),
+    /// A client of a service of which fewer wait came to a full queue.
+    #[error(
+        "{0} other clients of this service wait for a link, and a client of another service needed the room"
+    )]
+    Displaced(usize),
     #[error("no link came within {}s", .0.as_secs_f32())]
     Late(Duration),
     /// All links that may stand are up, and none of them took the session.

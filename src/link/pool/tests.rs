@@ -46,7 +46,6 @@ fn pool_of(links: usize, wait: Duration) -> Arc<Pool> {
     let shares = GatewayShares::new(links, ShareRule::Divided(1));
     Pool::new(
         PoolLimits { prepared: 1, wait, waiters: 1, retire: Duration::from_secs(3600), links_per_peer: None },
-        1,
         shares,
         Tasks::default(),
     )
@@ -54,7 +53,8 @@ fn pool_of(links: usize, wait: Duration) -> Arc<Pool> {
 
 /// Parks a link that never sends anything; returns false if it is rejected.
 fn parks(pool: &Arc<Pool>, number: usize) -> bool {
-    pool.park(peer(number), orders(), NetStream::Echo(Box::default())).is_ok()
+    let of_peer = pool.share_for(&peer(number)).map(|share| (peer(number), share));
+    of_peer.is_some_and(|of_peer| pool.park(of_peer, orders(), NetStream::Echo(Box::default())).is_ok())
 }
 
 /// A pool with a ready link of as many peers as possible.
@@ -124,18 +124,21 @@ async fn clients_of_a_dead_service_leave_places_for_those_of_others() {
         links_per_peer: None,
     };
     let dead = ServiceName::parse("dead").expect("a name");
-    for (services, expected) in [(2, (4, 2)), (1, (8, 0))] {
+    for (of_live, expected) in [(0, [8, 0, 0]), (1, [7, 1, 1]), (20, [4, 4, 4])] {
         let shares = GatewayShares::new(LINKS_MAX, ShareRule::Divided(1));
-        let pool = Pool::new(limits, services, shares, Tasks::default());
+        let pool = Pool::new(limits, shares, Tasks::default());
         let live = orders();
-        let waits = async |service: &ServiceName| {
-            let takes = (0..20).map(|_| pool.take(service, NOBODY));
-            let takes = futures_util::future::join_all(takes).await;
-            takes.iter().filter(|taken| matches!(taken, Err(TakeError::Late(_)))).count()
+        let take = async |service: &ServiceName, clients: usize| {
+            let takes = (0..clients).map(|_| pool.take(service, NOBODY));
+            futures_util::future::join_all(takes).await
         };
         // Clients of the dead service come first.
-        let waited = tokio::join!(waits(&dead), waits(&live));
-        assert_eq!(waited, expected, "{services} services");
+        let (dead, live) = tokio::join!(take(&dead, 20), take(&live, of_live));
+        let late = |taken: &[Result<AcquiredLink, TakeError>]| {
+            taken.iter().filter(|taken| matches!(taken, Err(TakeError::Late(_)))).count()
+        };
+        let displaced = dead.iter().filter(|taken| matches!(taken, Err(TakeError::Displaced(_)))).count();
+        assert_eq!([late(&dead), late(&live), displaced], expected, "{of_live} of the live one");
     }
 }
 
@@ -195,7 +198,7 @@ async fn a_peer_that_dials_without_end_gets_what_its_hello_says_and_no_more_than
         retire: Duration::from_secs(3600),
         links_per_peer: None,
     };
-    let pool = Pool::new(limits, 1, few, Tasks::default());
+    let pool = Pool::new(limits, few, Tasks::default());
     for at in 0..6 {
         assert_eq!(stands(&pool, linked(0).await), at < 3, "link {at}");
     }

@@ -12,7 +12,7 @@ use crate::{
     net::{
         passed::{self, PassedError},
         resolve_error::ResolveError,
-        sockets,
+        sockets::{self, PortHolder},
     },
     profile::HostPort,
 };
@@ -31,7 +31,11 @@ pub enum BindError {
     )]
     Absent { at: HostPort },
     #[error("{at}: the port is taken by another program{}; stop that program or use another port", .by.as_ref().map(|by| format!(" ({by})")).unwrap_or_default())]
-    Taken { at: HostPort, by: Option<String> },
+    Taken { at: HostPort, by: Option<PortHolder> },
+    #[error(
+        "{at}: the port is taken by this gateway, which listens there at another address; use another port, or start it again"
+    )]
+    TakenHere { at: HostPort },
     #[error("{at}: this user may not bind it; a port below 1024 needs CAP_NET_BIND_SERVICE")]
     Forbidden { at: HostPort },
     #[error("{at}: {source}")]
@@ -81,7 +85,10 @@ impl BindOutcome {
             }
             let at = described_address(at, address);
             return Err(match source.kind() {
-                io::ErrorKind::AddrInUse => BindError::Taken { by: sockets::port_holder(address.port()), at },
+                io::ErrorKind::AddrInUse => match sockets::port_holder(address.port()) {
+                    Some(holder) if holder.is_this_process() => BindError::TakenHere { at },
+                    by => BindError::Taken { at, by },
+                },
                 io::ErrorKind::PermissionDenied => BindError::Forbidden { at },
                 _ => BindError::Other { at, source },
             });

@@ -36,10 +36,8 @@ pub(super) async fn connect(
         (NO_LOGIN, _) => {}
         (PASSWORD, Some(login)) => log_in(stream, login).await?,
         (NONE_FITS | PASSWORD, None) => return Err(ViaErrorKind::NoLogin("no method without one".into())),
-        (NONE_FITS, Some(_)) => {
-            return Err(ViaErrorKind::OtherLogin("another method than a password".into()));
-        }
-        (other, _) => return Err(ViaErrorKind::OtherLogin(format!("method {other}"))),
+        (NONE_FITS, Some(_)) => return Err(ViaErrorKind::NoMethodFits("no method fits".into())),
+        (other, _) => return Err(ViaErrorKind::NoMethodFits(format!("it chose method {other}"))),
     }
     stream.write_all(&request).await?;
     let [version, reply, _, kind] = read(stream).await?;

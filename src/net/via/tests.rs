@@ -56,6 +56,11 @@ async fn each_answer_to_connect_has_its_own_words() {
             "HTTP/1.1 407 No\r\nProxy-Authenticate: Negotiate\r\n\r\n",
             "it asks for `Negotiate`; `via_credentials` is for `Basic` alone",
         ),
+        (
+            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Wait\r\nA: b\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
+            "a way through",
+        ),
+        ("HTTP/1.1 101 Switching\r\n\r\n", "it refuses to connect to gate.example:443: 101 Switching"),
         ("HTTP/1.1 403 Forbidden\r\n\r\n", "it refuses to connect to gate.example:443: 403 Forbidden"),
         ("HTTP/1.1 502 Bad Gateway\r\n\r\n", "it cannot reach gate.example:443: 502 Bad Gateway"),
         (
@@ -103,6 +108,12 @@ async fn each_answer_of_a_socks_proxy_has_its_own_words() {
             [&[5, 0xff][..]].to_vec(),
             "it requires a login (no method without one); write them into a file, and name it in \
              `via_credentials`",
+        ),
+        (
+            Some(login()),
+            [&[5, 0xff][..]].to_vec(),
+            "it accepts neither the name and password of `via_credentials` nor a client without a login \
+             (no method fits)",
         ),
         (
             None,

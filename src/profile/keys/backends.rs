@@ -55,7 +55,7 @@ pub(in crate::profile) static CHECK: ProfileKey<SubMap> = ProfileKey {
 
 pub(in crate::profile) static REST: ProfileKey<DurationValue> = ProfileKey {
     name: "rest",
-    about: "How long a backend that refused or was late gets no sessions, if there is another.",
+    about: "How long a backend that refused or was late gets no sessions, if there is another. Afterwards its share grows again over 10 s.",
     example: "",
     value: DurationValue { zero: ZeroDuration::Refused, default: defaults::REST },
 };

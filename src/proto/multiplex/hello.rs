@@ -52,6 +52,8 @@ pub enum OfferState {
     /// It is outside its hours.
     Closed,
     Locked,
+    /// An operator drains it.
+    Draining,
 }
 
 impl OfferState {
@@ -62,6 +64,7 @@ impl OfferState {
             Self::Down => "no backend is up",
             Self::Closed => "it is outside of its hours",
             Self::Locked => "it is locked",
+            Self::Draining => "it drains",
         }
     }
 }
@@ -261,7 +264,8 @@ fn push_offer(
         1 => Carries::Http,
         _ => return Err(bad("a service that carries what is not known")),
     };
-    let states = [OfferState::Open, OfferState::Down, OfferState::Closed, OfferState::Locked];
+    let states =
+        [OfferState::Open, OfferState::Down, OfferState::Closed, OfferState::Locked, OfferState::Draining];
     let state = states.into_iter().find(|known| *known as u8 == *state);
     let state = state.ok_or(bad("a service in a state that is not known"))?;
     if services.len() >= SERVICES_MAX {

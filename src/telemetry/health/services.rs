@@ -84,7 +84,7 @@ pub fn find_alerts(snapshot: &Snapshot, now: SystemTime, alerts: &mut Vec<Alert>
 fn drained(row: &ServiceRow) -> String {
     match &row.drained {
         Some(drained) => format!("drained since {} by {}", drained.since, drained.by),
-        None => "drained".into(),
+        None => row.reason.clone().unwrap_or_else(|| "drained".into()),
     }
 }
 

@@ -264,7 +264,14 @@ async fn a_backend_is_as_well_as_its_answers() {
             () = serve => {}
         }
     };
-    for (status, expected) in [("503 No", Down), ("204 Yes", Up), ("302 Elsewhere", Down), ("200 OK", Up)] {
+    for (status, expected) in [
+        ("503 No", Down),
+        ("204 Yes", Up),
+        ("302 Elsewhere", Down),
+        ("200 OK", Up),
+        ("103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 503 No", Down),
+        ("100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK", Up),
+    ] {
         checks(status, expected).await;
     }
     // While it is down, clients get an error at once.

@@ -4,13 +4,18 @@
 use portcullis::{
     gateway::handle::Command,
     profile::Mode,
-    telemetry::snapshot::{EndedRow, ServicePhase, ServiceRow, Snapshot},
+    telemetry::{
+        health::Health,
+        snapshot::{EndedRow, ServicePhase, ServiceRow, Snapshot},
+    },
 };
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use super::halves::OpenerHalf;
 use crate::support::{
-    frames::{self, CLOSED, DOWN, HELLO, LOCKED, OPEN, OPEN_STATE, OPENED, RawLink, SERVICES, frame},
+    frames::{
+        self, CLOSED, DOWN, DRAINING, HELLO, LOCKED, OPEN, OPEN_STATE, OPENED, RawLink, SERVICES, frame,
+    },
     gateway::{Gateway, TestFolder},
     mode_pair::{DMZ_TLS, INTERNAL_TLS, Plan, mode_word},
     peers::{Reserved, dial, dial_refused, expect_bytes, expect_reset, read_all, send},
@@ -20,6 +25,11 @@ async fn until_phase(gateway: &Gateway, wanted: ServicePhase) {
     let is_so =
         |snapshot: &Snapshot| snapshot.services.iter().any(|row| row.name == "orders" && row.phase == wanted);
     gateway.until(&format!("orders {wanted:?}"), is_so).await;
+}
+
+async fn until_open(gateway: &Gateway, service: &str) {
+    let is_open = |row: &ServiceRow| row.name == service && row.phase == ServicePhase::Open;
+    gateway.until("it is open", |seen| seen.services.iter().any(is_open)).await;
 }
 
 async fn announce_state(link: &mut RawLink, state: u8) {
@@ -50,10 +60,15 @@ async fn a_service_that_takes_no_sessions_inside_is_refused_at_once() {
         (DOWN, "BC", "no backend is up"),
         (CLOSED, "XA", "it is outside of its hours"),
         (LOCKED, "PC", "it is locked"),
+        (DRAINING, "OC", "it drains"),
     ];
     for (state, end, why) in states {
         announce_state(&mut link, state).await;
-        let phase = if state == CLOSED { ServicePhase::Closed } else { ServicePhase::Down };
+        let phase = match state {
+            CLOSED => ServicePhase::Closed,
+            DRAINING => ServicePhase::Draining,
+            _ => ServicePhase::Down,
+        };
         until_phase(&outside.gateway, phase).await;
         let is_known = |row: &ServiceRow| row.reason.as_ref().is_some_and(|reason| reason.contains(why));
         outside.gateway.until(why, |seen| seen.services.iter().any(is_known)).await;
@@ -203,6 +218,21 @@ async fn a_reload_inside_adds_and_removes_services_over_the_links_that_stand() {
         reload(both).await;
         let is_served = |seen: &Snapshot, wanted: &[&str]| seen.pools.iter().any(|row| row.serves == wanted);
         dmz.until("web is served", |seen| is_served(seen, &["orders", "web"])).await;
+        echoes(&mut dial(dmz.client_port("web").await).await).await;
+        internal.done(Command::Drain { service: Some("web".into()) }).await;
+        let is_told = |row: &ServiceRow| {
+            row.name == "web" && row.phase == ServicePhase::Draining && row.health == Some(Health::Down)
+        };
+        let drains = dmz.until("web drains inside", |seen| seen.services.iter().any(is_told)).await;
+        assert!(
+            drains
+                .alerts
+                .iter()
+                .any(|alert| alert.text.starts_with("web: ") && alert.text.ends_with("it drains"))
+        );
+        echoes(&mut session).await;
+        internal.done(Command::Reload).await;
+        until_open(&dmz, "web").await;
         echoes(&mut dial(dmz.client_port("web").await).await).await;
         reload(one).await;
         dmz.until("web is gone", |seen| is_served(seen, &["orders"])).await;

@@ -116,7 +116,7 @@ async fn a_parked_link_that_closes_is_gone_at_once() {
     drop(parked);
     let row = gateway.until_pool("down", |row| row.state == PoolState::Down).await;
     assert_eq!((row.peer, row.ready), (None, 0), "SOCKS5 has no other goodbye");
-    let expected = "no internal gateway has a link for this service; those that had one left in good order";
+    let expected = "no internal gateway has a link; those that had one left in good order";
     assert_eq!(row.last_error.as_deref(), Some(expected));
 }
 

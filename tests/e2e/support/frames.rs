@@ -172,6 +172,7 @@ pub const OPEN_STATE: u8 = 0;
 pub const DOWN: u8 = 1;
 pub const CLOSED: u8 = 2;
 pub const LOCKED: u8 = 3;
+pub const DRAINING: u8 = 4;
 
 /// The body of `services`; they carry bytes and are open.
 pub fn services(names: &[&str]) -> Vec<u8> {
