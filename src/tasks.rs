@@ -144,7 +144,6 @@ pub fn spawn_small_thread(
     start_thread(thread::Builder::new().name(name.into()).stack_size(stack_bytes), run)
 }
 
-#[expect(clippy::disallowed_methods, reason = "this is the helper that the ban points to")]
 fn start_thread(builder: thread::Builder, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
     builder.spawn(run).map(drop)
 }

@@ -467,7 +467,7 @@ impl ClientConnection {
         let unserved =
             |_| ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, "the service cannot be reached");
         let (connection, going) =
-            UpstreamConnection::handshake(ours, HeadSource::Peer, None).await.map_err(unserved)?;
+            UpstreamConnection::handshake(ours.gathered(), HeadSource::Peer, None).await.map_err(unserved)?;
         lock(&self.handshake_permit).take();
         self.drivers.add(drive_until_closed(going, (self.serve)(requested), self.is_cut.clone()));
         self.idle_sessions.make_room();

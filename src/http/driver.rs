@@ -4,11 +4,8 @@
 use std::{
     future::{Future, poll_fn},
     pin::Pin,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::{Context, Poll, Wake, Waker},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
 };
 
 use futures_util::{future::BoxFuture, task::AtomicWaker};
@@ -16,6 +13,7 @@ use hyper::server::conn::http1;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::{HeadSource, READ_BYTES_MAX, REQUEST_FIELDS_MAX};
+use crate::net::woken::{PartWaker, WokenFuture};
 
 /// The future that drives a connection until it ends.
 pub type ConnectionDriver = BoxFuture<'static, ()>;
@@ -26,68 +24,46 @@ pub struct ConnectionDrivers(Arc<Mutex<DriverList>>);
 
 #[derive(Default)]
 struct DriverList {
-    drivers: Vec<ListedDriver>,
+    drivers: Vec<(DriverKey, WokenFuture)>,
     next: u64,
     /// The task that drives them.
     task: Arc<AtomicWaker>,
-}
-
-struct ListedDriver {
-    key: DriverKey,
-    driver: ConnectionDriver,
-    waker: Arc<DriverWaker>,
-}
-
-/// Wakes the task for one connection. Only connections that were woken are polled.
-struct DriverWaker {
-    is_woken: AtomicBool,
-    task: Arc<AtomicWaker>,
-}
-
-impl Wake for DriverWaker {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.is_woken.store(true, Ordering::Release);
-        self.task.wake();
-    }
 }
 
 /// Identifies a connection, so that it can be taken out again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DriverKey(u64);
 
+impl DriverList {
+    /// Polls those that were woken; ready when there are none left.
+    fn poll_woken(&mut self) -> Poll<()> {
+        self.drivers.retain_mut(|(_, driver)| driver.poll().is_pending());
+        if self.drivers.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
 impl ConnectionDrivers {
     pub fn add(&self, driver: ConnectionDriver) -> DriverKey {
         let mut list = self.lock();
         let key = DriverKey(list.next);
         list.next += 1;
-        let waker = DriverWaker { is_woken: AtomicBool::new(true), task: list.task.clone() };
-        list.drivers.push(ListedDriver { key, driver, waker: Arc::new(waker) });
+        let driver = WokenFuture::new(driver, list.task.clone());
+        list.drivers.push((key, driver));
         key
     }
 
     /// Takes a connection out, so that somebody else can drive it; `None` if it has ended.
     pub fn take(&self, key: DriverKey) -> Option<ConnectionDriver> {
         let mut list = self.lock();
-        let at = list.drivers.iter().position(|listed| listed.key == key)?;
-        Some(list.drivers.swap_remove(at).driver)
+        let at = list.drivers.iter().position(|(listed, _)| *listed == key)?;
+        Some(list.drivers.swap_remove(at).1.into_inner())
     }
 
     /// Polls those that were woken; ready when there are none left.
     pub fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut list = self.lock();
         list.task.register(cx.waker());
-        list.drivers.retain_mut(|ListedDriver { driver, waker, .. }| {
-            if !waker.is_woken.swap(false, Ordering::AcqRel) {
-                return true;
-            }
-            let waker = Waker::from(waker.clone());
-            driver.as_mut().poll(&mut Context::from_waker(&waker)).is_pending()
-        });
-        if list.drivers.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+        list.poll_woken()
     }
 
     fn lock(&self) -> MutexGuard<'_, DriverList> {
@@ -96,7 +72,7 @@ impl ConnectionDrivers {
 
     /// Waits until the last of them has ended. Something has changed for all of them before that, so each is polled.
     pub async fn all_ended(&self) {
-        self.lock().drivers.iter().for_each(|listed| listed.waker.is_woken.store(true, Ordering::Release));
+        self.lock().drivers.iter().for_each(|(_, driver)| driver.waker.note_woken());
         poll_fn(|cx| self.poll(cx)).await;
     }
 }
@@ -131,30 +107,70 @@ impl CloseSignal {
     }
 }
 
-/// Serves a client's connection to its end; `look` runs before each turn, and may end it.
+/// How often each side runs in one turn: a request goes from one to the other, and so does its answer.
+const ROUNDS: usize = 2;
+
+/// Serves a client's connection to its end; `look` runs at the end of each turn, and may end it.
+///
+/// Within a turn nobody wakes the task. What one side wakes there is the other side, which runs in the same turn.
 pub async fn serve<C: Future>(
     mut served: Pin<&mut C>,
     sides: &ConnectionDrivers,
     mut look: impl FnMut(Pin<&mut C>, &mut Context<'_>) -> Poll<C::Output>,
 ) -> C::Output {
+    let task = sides.lock().task.clone();
+    let own = PartWaker::new(task.clone());
+    let waker = Waker::from(own.clone());
     poll_fn(|cx| {
-        let _ = sides.poll(cx);
-        if let Poll::Ready(ended) = served.as_mut().poll(cx) {
-            return Poll::Ready(ended);
+        let own_cx = &mut Context::from_waker(&waker);
+        drop(task.take());
+        for _ in 0..ROUNDS {
+            let _ = sides.lock().poll_woken();
+            if own.take_woken()
+                && let Poll::Ready(ended) = served.as_mut().poll(own_cx)
+            {
+                return Poll::Ready(ended);
+            }
         }
-        let _ = sides.poll(cx);
-        look(served.as_mut(), cx)
+        let looked = look(served.as_mut(), own_cx);
+        task.register(cx.waker());
+        if own.is_woken() || sides.lock().drivers.iter().any(|(_, driver)| driver.waker.is_woken()) {
+            cx.waker().wake_by_ref();
+        }
+        looked
     })
     .await
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use tokio::sync::Notify;
 
     use super::*;
+
+    /// A request and its answer cost one turn each, and no turn that finds nothing to do.
+    #[tokio::test]
+    async fn what_one_side_wakes_runs_in_the_same_turn() {
+        let (sides, [request, answer]) =
+            (ConnectionDrivers::default(), [(); 2].map(|()| Arc::new(Notify::new())));
+        let (requested, answering) = (request.clone(), answer.clone());
+        sides.add(Box::pin(async move {
+            requested.notified().await;
+            answering.notify_one();
+        }));
+        let served = std::pin::pin!(async {
+            request.notify_one();
+            answer.notified().await;
+        });
+        let task = PartWaker::new(Arc::default());
+        task.take_woken();
+        let waker = Waker::from(task.clone());
+        let mut serving = std::pin::pin!(serve(served, &sides, |_, _| Poll::Pending));
+        assert!(serving.as_mut().poll(&mut Context::from_waker(&waker)).is_ready());
+        assert!(!task.is_woken());
+    }
 
     #[tokio::test]
     async fn only_a_connection_that_was_woken_is_polled() {

@@ -37,4 +37,5 @@ pub mod stream;
 pub mod tcp;
 pub mod timeout;
 pub mod via;
+pub mod woken;
 pub mod ws;

@@ -25,6 +25,7 @@ use futures_util::future::BoxFuture;
 use hyper::body::Bytes;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
+    task::yield_now,
     time::timeout,
 };
 
@@ -34,6 +35,7 @@ use super::{
     stream::NetStream,
     tcp,
     timeout::{STALLED_MAX, TimeoutError},
+    woken::WokenFuture,
 };
 
 /// The most that one end may have written ahead of the other.
@@ -49,7 +51,7 @@ pub struct PipeEnd {
     side: usize,
     /// The future that drives the other end, if that has no task of its own. It is in a lock that is never
     /// locked: a stream may be shared between threads, and a future may not.
-    driver: Option<Mutex<BoxFuture<'static, ()>>>,
+    driver: Option<Mutex<WokenFuture>>,
     /// The stream that this end has become.
     stream: Option<Box<ExpiringStream>>,
     /// Whether the client behind the other end has finished sending.
@@ -93,6 +95,8 @@ struct PipeDirection {
     /// Nobody reads it any more.
     is_reader_gone: bool,
     reader: Option<Waker>,
+    /// The reader is woken only when nobody else is ready.
+    is_gathered: bool,
     writer: Option<Waker>,
 }
 
@@ -188,7 +192,10 @@ impl PipeDirection {
             self.held.extend_from_slice(piece);
             (count, space) = (count + piece.len(), space - piece.len());
         }
-        wake(&mut self.reader);
+        match self.is_gathered {
+            true => wake_last(&mut self.reader),
+            false => wake(&mut self.reader),
+        }
         Poll::Ready(Ok(count))
     }
 
@@ -217,10 +224,25 @@ fn wake(slot: &mut Option<Waker>) {
     }
 }
 
+/// Wakes a task after all that are ready now, and after the runtime has looked for more.
+fn wake_last(slot: &mut Option<Waker>) {
+    if let Some(waker) = slot.take() {
+        // That is what the runtime does with a task that gives way: its waker is the only thing that it keeps.
+        let _ = pin!(yield_now()).poll(&mut Context::from_waker(&waker));
+    }
+}
+
 impl PipeEnd {
+    /// Whoever reads what is written here is woken after all tasks that are ready, so that it gets what several of
+    /// them have written. A link then sends that at once, in one record.
+    pub fn gathered(self) -> Self {
+        self.lock().directions[self.side].is_gathered = true;
+        self
+    }
+
     /// The other end is driven by whoever reads and writes this one.
     pub fn driven_by(mut self, driver: BoxFuture<'static, ()>) -> Self {
-        self.driver = Some(Mutex::new(driver));
+        self.driver = Some(Mutex::new(WokenFuture::new(driver, Arc::default())));
         self
     }
 
@@ -354,7 +376,7 @@ impl PipeEnd {
     fn drive(&mut self, cx: &mut Context<'_>) {
         if let Some(driver) = &mut self.driver {
             let driver = driver.get_mut().unwrap_or_else(PoisonError::into_inner);
-            if driver.as_mut().poll(cx).is_ready() {
+            if driver.poll_in(cx).is_ready() {
                 self.driver = None;
             }
         }

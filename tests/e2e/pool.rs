@@ -365,7 +365,7 @@ async fn a_services_peers_decide_on_both_sides() {
     let (alpha, _beta) = (internal(&folder, "alpha", &at, ""), internal(&folder, "beta", &at, ""));
     until_ready(&only_beta, &[("beta", 2)]).await;
     let row = alpha.until_pool("down", |row| row.state == PoolState::Down).await;
-    assert!(row.last_error.as_deref().unwrap().contains("not allowed for this gateway"), "{row:?}");
+    assert!(row.last_error.as_deref().unwrap().contains("not allowed by `peers`"), "{row:?}");
     only_beta.until_notice("link from alpha refused: it offers no service that is known here").await;
     let only_dmz2 = internal(&folder, "alpha", &at, ", peers: [dmz2]");
     let row = only_dmz2.until_pool("down", |row| row.state == PoolState::Down).await;

@@ -6,6 +6,7 @@ use tokio::{
 };
 
 use super::*;
+use crate::net::woken::PartWaker;
 
 async fn sockets() -> (NetStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
@@ -40,6 +41,22 @@ async fn what_one_end_writes_the_other_reads_and_no_more_is_held() {
     one.read_exact(&mut rest).await.expect("bytes");
     drop(one);
     assert_eq!(other.write_all(b"x").await.expect_err("nobody reads").kind(), io::ErrorKind::BrokenPipe);
+}
+
+#[tokio::test]
+async fn the_reader_of_a_gathered_end_is_woken_after_whoever_is_ready() {
+    let (one, mut other) = pipe();
+    let (mut one, reader) = (one.gathered(), PartWaker::new(Arc::default()));
+    reader.take_woken();
+    let waker = Waker::from(reader.clone());
+    let mut piece = [0; 4];
+    let mut reading = pin!(other.read(&mut piece));
+    assert!(reading.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    one.write_all(b"said").await.expect("it is taken");
+    assert!(!reader.is_woken());
+    yield_now().await;
+    assert!(reader.is_woken());
+    assert_eq!(reading.await.expect("bytes"), 4);
 }
 
 #[tokio::test]
