@@ -34,7 +34,7 @@ use portcullis::{
     proto::multiplex::{
         PROTOCOL_NAME,
         decoder::{DecodedPiece, FrameReader},
-        frame::{CutCause, FrameHead, FrameType, LinkFrame},
+        frame::{FrameHead, FrameType, LinkFrame},
         open::OpenRequest,
         permitted::TurnFrame,
         state::LinkEnd,
@@ -203,7 +203,7 @@ fn side(stream: TcpStream) -> LocalSide {
     }
 }
 
-/// A place on a link is taken for a client and given back.
+/// A slot on a link is taken for a client and given back.
 fn pool() -> Operation {
     let runtime = runtime();
     let tasks = Tasks::default();
@@ -215,7 +215,7 @@ fn pool() -> Operation {
         links_per_peer: None,
     };
     let pool = runtime.block_on(async {
-        let pool = Pool::new(limits, 1, GatewayShares::new(1, ShareRule::Divided(1)), tasks.clone());
+        let pool = Pool::new(limits, GatewayShares::new(1, ShareRule::Divided(1)), tasks.clone());
         let (opener, mut server) = linked().await;
         pool.take_in(opener).unwrap();
         // The other gateway answers pings.

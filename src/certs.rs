@@ -356,7 +356,7 @@ struct ShownCertificate {
     names: Vec<String>,
     has_other_names: bool,
     is_authority: bool,
-    ends: OffsetDateTime,
+    not_after: OffsetDateTime,
     serial: Vec<u8>,
     subject: Vec<u8>,
     /// It cannot be used by a TLS server.
@@ -376,7 +376,7 @@ impl ShownCertificate {
             has_other_names: names.contains(&None),
             is_authority: parsed.is_ca(),
             names: names.into_iter().flatten().collect(),
-            ends: parsed.validity().not_after.to_datetime(),
+            not_after: parsed.validity().not_after.to_datetime(),
             serial: serial_bytes(parsed.raw_serial()),
             subject: parsed.subject().as_raw().to_vec(),
             is_client_only: usage.is_some_and(|usage| usage.value.client_auth && !usage.value.server_auth),

@@ -41,7 +41,7 @@ pub struct Cli {
     /// Form of the log lines
     #[arg(long, global = true, value_enum, default_value = "text")]
     pub log_format: LogFormat,
-    /// With a gateway or `attach`: keep a picture of it a second in a new file, for `replay`
+    /// With a gateway or `attach`: record a snapshot a second into a new file, for `replay`
     #[arg(long, global = true, value_name = "FILE")]
     pub record: Option<PathBuf>,
     /// Run the built-in profile without its sample clients

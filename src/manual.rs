@@ -61,7 +61,7 @@ const FILES: &[(&str, &str)] = &[
 const ENVIRONMENT: &[(&str, &str)] = &[
     (
         "PORTCULLIS_LOG",
-        "what is logged: a level (error, warn, info, debug, trace) for the gateway itself, or directives such as portcullis::link=debug,rustls=info; info unless set; debug shows every link that comes to stand or goes",
+        "what is logged: a level (error, warn, info, debug, trace) for the gateway itself, or directives such as portcullis::link=debug,rustls=info; info unless set; debug shows every link that comes up or goes down",
     ),
     ("NO_COLOR", "when set, the dashboard uses no colours"),
     (

@@ -1,4 +1,5 @@
-//! Text from outside, made safe to show: on a screen, in a log, on a terminal.
+//! Text for operators: what comes from outside is made safe to show, on a screen, in a log, on a terminal; and counts
+//! get their nouns.
 //!
 //! Names of services and peers, addresses and error texts come from clients, peers and the
 //! system. Shown raw they could move the cursor, turn the reading direction or hide letters.
@@ -31,6 +32,11 @@ pub fn cause(text: &str) -> String {
         out.push_str(&if is_number { word.replacen(core, "#", 1) } else { word.to_owned() });
     }
     out
+}
+
+/// `1 session`, `12 sessions`.
+pub fn count(number: u64, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }
 
 /// The name of a file, on one line; no system has longer ones.

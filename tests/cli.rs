@@ -49,6 +49,8 @@ mod pair;
 mod passed;
 #[path = "cli/permissions.rs"]
 mod permissions;
+#[path = "process/ports.rs"]
+mod ports;
 #[path = "cli/pressure.rs"]
 mod pressure;
 #[path = "cli/previous.rs"]

@@ -3,6 +3,8 @@
 
 #[path = "documents/durations.rs"]
 mod durations;
+#[path = "documents/map.rs"]
+mod map;
 #[path = "documents/outsiders.rs"]
 mod outsiders;
 
@@ -33,8 +35,6 @@ const SHORT_SENTENCES: [&str; 2] = ["docs/performance.md", "docs/profile.md"];
 const SENTENCE_WORDS_MAX: usize = 25;
 /// The share of sentences, in percent, that may be longer.
 const LONG_SENTENCES_MAX: usize = 10;
-/// The column of the map where its descriptions may begin.
-const MAP_DESCRIPTIONS: usize = 16;
 
 fn page(name: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
@@ -210,45 +210,6 @@ fn module(parts: &[&str]) -> Option<PathBuf> {
     let path =
         parts.iter().fold(Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), |path, part| path.join(part));
     [path.with_extension("rs"), path].into_iter().find(|path| path.exists())
-}
-
-/// Lines of the map in `ARCHITECTURE.md`: how far they are indented, and the files, modules and folders they name.
-fn map_lines(text: &str) -> Vec<(usize, Vec<&str>)> {
-    let map = text.split("## Map\n").nth(1).and_then(|rest| rest.split("```").nth(1)).unwrap();
-    let lines = map.lines().filter(|line| !line.trim().is_empty()).skip(1);
-    let lines = lines.map(|line| (line.len() - line.trim_start().len(), line.trim_start()));
-    // What goes on from the line before stands in the column of the descriptions.
-    let lines = lines.filter(|(indent, _)| *indent < MAP_DESCRIPTIONS);
-    lines.map(|(indent, line)| (indent, line.split("  ").next().unwrap().split(' ').collect())).collect()
-}
-
-#[test]
-fn whatever_the_map_names_exists_and_nothing_at_the_top_is_missing() {
-    let text = page("ARCHITECTURE.md");
-    let mut folders: Vec<(usize, &str)> = Vec::new();
-    let mut top: Vec<String> = Vec::new();
-    let lines = map_lines(&text);
-    for (indent, names) in &lines {
-        folders.retain(|(outer, _)| outer < indent);
-        for name in names {
-            let stem = name.trim_end_matches('/').trim_end_matches(".rs");
-            let parts: Vec<_> = folders.iter().map(|(_, folder)| *folder).chain([stem]).collect();
-            assert!(module(&parts).is_some(), "the map names {parts:?}, which does not exist");
-            if folders.is_empty() {
-                top.push(stem.to_owned());
-            }
-        }
-        if let [name] = names.as_slice()
-            && let Some(folder) = name.strip_suffix('/')
-        {
-            folders.push((*indent, folder));
-        }
-    }
-    assert!(lines.len() > 60, "the map has moved: {} lines", lines.len());
-    for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("src")).unwrap() {
-        let name = entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned();
-        assert!(name == "lib" || top.contains(&name), "the map lacks src/{name}");
-    }
 }
 
 /// What stands between backticks, outside code blocks.

@@ -26,6 +26,8 @@ mod logins;
 mod mqtt;
 #[path = "foreign/netcat.rs"]
 mod netcat;
+#[path = "process/ports.rs"]
+mod ports;
 mod process;
 #[path = "foreign/proxy.rs"]
 mod proxy;

@@ -10,6 +10,8 @@
 
 #[path = "pictures/cast.rs"]
 mod cast;
+#[path = "process/ports.rs"]
+mod ports;
 mod process;
 #[path = "pictures/shop.rs"]
 mod shop;

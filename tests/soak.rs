@@ -6,6 +6,8 @@
 
 #[path = "soak/dialogue.rs"]
 mod dialogue;
+#[path = "process/ports.rs"]
+mod ports;
 mod process;
 #[path = "soak/trial.rs"]
 mod trial;

@@ -10,6 +10,8 @@ mod fleet;
 mod init;
 #[path = "process/kept_hour.rs"]
 mod kept_hour;
+#[path = "process/ports.rs"]
+mod ports;
 mod process;
 #[path = "terminal/pty.rs"]
 mod pty;

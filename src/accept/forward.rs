@@ -149,7 +149,8 @@ impl DialledInPeers {
             peer_entry.at = Instant::now();
             let is_last = !peer_entry.has_links();
             match loss {
-                IdleLossReason::Retired => peer_entry.goodbye.note_retired(is_last),
+                IdleLossReason::Retired if is_last => peer_entry.goodbye.note_last_retired(),
+                IdleLossReason::Retired => {}
                 IdleLossReason::Drained => peer_entry.goodbye.note_drain(),
                 IdleLossReason::Failed(_) => {
                     peer_entry.failures += 1;

@@ -87,7 +87,7 @@ impl IdleState {
         (state != BUSY && state != RECLAIMED).then_some(state)
     }
 
-    /// Reclaims its permit, if it has been idle since then, and notifies the client's connection.
+    /// Takes the permit back from a session that has been idle since then, and notifies the client's connection.
     pub fn try_reclaim(&self, since: u64) -> bool {
         let is_reclaimed = self.change(since, RECLAIMED);
         if is_reclaimed {

@@ -63,7 +63,7 @@ impl RequestClient {
         self.deadline().map(|at| at + more)
     }
 
-    /// The client's origin, on a connection about which this is known.
+    /// What is known of the connection, with the user of this request.
     pub fn origin(&self, connection: &ClientOrigin) -> Box<ClientOrigin> {
         Box::new(ClientOrigin { user: self.user.clone(), ..connection.clone() })
     }

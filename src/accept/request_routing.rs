@@ -1,4 +1,6 @@
-//! Which service a request is for, and on whose behalf it comes.
+//! Which service a request is for, and who its client is if it came through proxies. A path that two parsers could read
+//! differently is refused, since the backend's may be the other one. Who the user is, `request_auth` finds out; the head
+//! itself is checked in `http::request`.
 
 use std::net::SocketAddr;
 
@@ -51,15 +53,16 @@ fn find_http_route<'a>(
     is_below: impl Fn(&str) -> bool,
 ) -> Option<&'a HttpRoute> {
     let is_only = routes.iter().all(|route| route.service == routes[0].service);
-    let parent = requested.host.split_once('.').map(|(_, parent)| format!("*.{parent}"));
+    let parent = requested.host.split_once('.').map(|(_, parent)| parent);
+    let is_parent = |host: &String| parent.is_some() && host.strip_prefix("*.") == parent;
     let nearness = |route: &HttpRoute| match &route.web.hosts {
         hosts if hosts.iter().any(|host| host == requested.host) => Some(2),
-        hosts if parent.as_ref().is_some_and(|parent| hosts.contains(parent)) => Some(1),
+        hosts if hosts.iter().any(is_parent) => Some(1),
         hosts => (hosts.is_empty() || (requested.host.is_empty() && is_only)).then_some(0),
     };
     let meant = routes.iter().filter(|route| is_below(&route.path));
-    let downstream = meant.filter_map(|route| Some((route.path.len(), nearness(route)?, route)));
-    downstream.max_by_key(|(path, downstream, _)| (*downstream, *path)).map(|(.., route)| route)
+    let ranked = meant.filter_map(|route| Some((route.path.len(), nearness(route)?, route)));
+    ranked.max_by_key(|(path, nearness, _)| (*nearness, *path)).map(|(.., route)| route)
 }
 
 /// What a request wants its connection to become, among the things that its service is for.

@@ -1,5 +1,6 @@
 //! Routes a client of a port to its service. This is needed if the port is behind proxies, is shared by several
-//! services, or speaks TLS. The name that the client asks for decides.
+//! services, or speaks TLS. The name that the client asks for decides. The path and
+//! the host of a request are not read here, but in `request_routing`.
 
 use std::{net::SocketAddr, sync::Arc};
 

@@ -77,7 +77,7 @@ pub async fn run(
 ) {
     let ClientPortContext { serve, tasks, notices, probes, quota, .. } = shared.clone();
     let unbounded = DescriptorQuota::new(usize::MAX);
-    // On a port that is only for links, no client takes their places.
+    // On a port that is only for links, no client takes their permits.
     let is_for_links = || !port_routes.load().has_services();
     let leave = CancellationToken::new();
     let _closed = leave.clone().drop_guard();

@@ -42,7 +42,7 @@ pub enum ClientError {
     #[error("{at}: the gateway does not answer; it hangs, or is stopped by a signal")]
     Silent { at: String },
     #[error(
-        "{at}: the gateway is version {theirs}, whose pictures this version cannot read; use the same version"
+        "{at}: the gateway is version {theirs}, whose snapshots this version cannot read; use the same version"
     )]
     Version { at: String, theirs: String },
     #[error("{at}: the gateway refuses: {why}")]
@@ -166,7 +166,7 @@ impl AdminConnection {
             | CommandAnswer::Killed(_)
             | CommandAnswer::History(_)
             | CommandAnswer::Metrics(_) => {
-                let why = "it answered another question instead of sending a picture".into();
+                let why = "it answered another question instead of sending a snapshot".into();
                 Err(ClientError::Refused { at, why })
             }
             CommandAnswer::Done(why)

@@ -1,5 +1,6 @@
 //! The admin socket of a running gateway: only its owner can open it (mode 0600). A client that asks nothing, or
-//! does not read its answers, is closed.
+//! does not read its answers, is closed. How a request is written is in `protocol`, and what it does in
+//! `gateway::commands`.
 
 use std::{
     borrow::Cow,
@@ -161,7 +162,7 @@ impl SocketFile {
     }
 }
 
-/// The places that clients have taken.
+/// The permits that clients have taken.
 struct AdminPermits {
     commands: Semaphore,
     watches: Semaphore,
@@ -202,7 +203,7 @@ async fn receive_request(
 ) -> SilentClientEvent {
     tokio::select! {
         biased;
-        // A request that has arrived is answered, even if the place belongs to another client by now.
+        // A request that has arrived is answered, even if the permit belongs to another client by now.
         requested = timeout(IDLE_TIMEOUT, wire.request()) => requested.map_or(SilentClientEvent::Nothing, SilentClientEvent::Request),
         () = silent.evicted.cancelled() => SilentClientEvent::Evicted,
         () = stop.cancelled() => SilentClientEvent::Nothing,

@@ -15,7 +15,10 @@ use super::{
     source_network::source_network,
     usage_table::{LimitReached, UsagePermit, UsageTable},
 };
-use crate::profile::{ClientRules, ClientScope, FilterRefusal, NewSessionRate, ServiceName};
+use crate::{
+    profile::{ClientRules, ClientScope, FilterRefusal, NewSessionRate, ServiceName},
+    text,
+};
 
 /// A client of one service, or of all that share their limits.
 type ClientKey = (Option<ServiceName>, IpAddr);
@@ -33,7 +36,7 @@ pub struct ClientGates {
 pub enum ClientRefusal {
     #[error("{0}")]
     Filter(FilterRefusal),
-    #[error("`per_client` allows {0} sessions at once")]
+    #[error("`per_client` allows {} at once", text::count(*.0 as u64, "session"))]
     Sessions(usize),
     #[error("`per_client` allows {rate} new sessions")]
     Rate { rate: NewSessionRate, retry_after: Duration },

@@ -25,7 +25,7 @@ pub struct QuotaPermit(Arc<DescriptorQuota>);
 
 impl fmt::Debug for QuotaPermit {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str("Place")
+        out.write_str("QuotaPermit")
     }
 }
 

@@ -48,7 +48,7 @@ pub enum LimitReached {
     Rate { rate: NewSessionRate, retry_after: Duration },
 }
 
-/// A session's place, held for as long as the session is open.
+/// A session's permit, held for as long as the session is open.
 #[derive(Debug)]
 pub struct UsagePermit<K: Hash + Eq> {
     table: Arc<UsageTable<K>>,
@@ -72,7 +72,7 @@ impl<K: Hash + Eq> UsageTable<K> {
         }))
     }
 
-    /// Takes a place for one more session.
+    /// Takes a permit for one more session.
     pub fn take(
         self: &Arc<Self>,
         user: K,

@@ -73,7 +73,7 @@ const SECRET_BYTES_MIN: usize = 32;
 /// RFC 7518, section 3.3.
 const RSA_BYTES_MIN: usize = 2048 / 8;
 /// Members that only a private key has (RFC 7518, sections 6.2.2 and 6.3.2).
-const PRIVATE: [&str; 7] = ["d", "p", "q", "dp", "dq", "qi", "oth"];
+const PRIVATE_JWK_MEMBERS: [&str; 7] = ["d", "p", "q", "dp", "dq", "qi", "oth"];
 
 fn named(id: &Option<String>) -> String {
     id.as_ref().map_or_else(String::new, |id| format!(" (`{}`)", id.escape_debug()))
@@ -90,7 +90,7 @@ impl KeySet {
         for (at, key) in listed.iter().enumerate().map(|(at, key)| (at + 1, key)) {
             let fields = key.as_object().ok_or(KeySetError::NoSet)?;
             let id = text(fields, "kid").map(str::to_owned);
-            if PRIVATE.iter().any(|name| fields.contains_key(*name)) {
+            if PRIVATE_JWK_MEMBERS.iter().any(|name| fields.contains_key(*name)) {
                 return Err(KeySetError::Private { at, id });
             }
             let damaged = |what| KeySetError::Damaged { at, id: id.clone(), what };

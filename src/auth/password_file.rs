@@ -1,4 +1,6 @@
 //! Users with hashes of their passwords, one per line, as written by `htpasswd -B`.
+//! An unknown user costs a hash as well, so that the time says nothing about who exists. When a hash is computed is up to
+//! `hashing`.
 
 use std::{collections::HashMap, fmt, hash::BuildHasher, net::IpAddr, str::FromStr};
 

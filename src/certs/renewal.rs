@@ -54,11 +54,11 @@ pub(super) fn renew(
             .push(format!("no certificate for `{name}` is in {}, so none is renewed", folder.display()));
     }
     let is_meant = |one: &&(String, ShownCertificate)| {
-        one.1.ends <= until && (only.is_empty() || only.iter().any(|name| is_for(one, name)))
+        one.1.not_after <= until && (only.is_empty() || only.iter().any(|name| is_for(one, name)))
     };
     for (stem, shown) in found.iter().filter(is_meant) {
         let path = folder.join(format!("{stem}.pem"));
-        let (path, ends) = (path.display(), shown.ends.date());
+        let (path, ends) = (path.display(), shown.not_after.date());
         match renew_pair(folder, stem, shown, authority) {
             Ok(()) => report.done.push(format!(
                 "renewed {path} for {}; the previous one expires on {ends}",

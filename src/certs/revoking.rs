@@ -75,7 +75,7 @@ fn issue(
     authority: &CertificateAuthority,
     now: OffsetDateTime,
 ) -> Result<String, CertsError> {
-    let ends = ShownCertificate::read(&authority.pair.certificate).map(|shown| shown.ends);
+    let ends = ShownCertificate::read(&authority.pair.certificate).map(|shown| shown.not_after);
     let revoked = |(serial, at): (&Vec<u8>, &OffsetDateTime)| RevokedCertParams {
         serial_number: SerialNumber::from_slice(serial),
         revocation_time: *at,

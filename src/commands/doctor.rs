@@ -1,4 +1,5 @@
 //! `doctor`: what limits the gateway that runs here, or each of several, whose clocks are compared too.
+//! The findings are made in `crate::doctor`; here gateways are asked for their snapshots.
 
 use std::{cmp::Reverse, path::Path, process::ExitCode, sync::Arc, time::SystemTime};
 

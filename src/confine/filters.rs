@@ -51,8 +51,8 @@ const OF_INTERNAL: RefusedCalls =
 /// The DMZ half may reach nobody.
 const OF_DMZ: RefusedCalls =
     &[("connect", libc::SYS_connect), ("sendmsg", libc::SYS_sendmsg), ("sendmmsg", libc::SYS_sendmmsg)];
-/// Refused with certain arguments.
-const IN_PART: [&str; 4] = ["sendto", "socket", "socketpair", "clone"];
+/// Calls of which only some arguments are refused.
+const REFUSED_FOR_SOME_ARGUMENTS: [&str; 4] = ["sendto", "socket", "socketpair", "clone"];
 
 /// `SOCK_CLOEXEC` and `SOCK_NONBLOCK` are above these bits of the type.
 const TYPE_BITS: u64 = 0xf;
@@ -72,7 +72,7 @@ pub const X32: u32 = 0x4000_0000;
 /// The names of the calls that a locked half is refused.
 pub fn refused_calls(half: Half) -> Vec<&'static str> {
     let names = |calls: RefusedCalls| calls.iter().map(|(name, _)| *name);
-    names(of_half(half)).chain(IN_PART).chain(names(ALWAYS)).collect()
+    names(of_half(half)).chain(REFUSED_FOR_SOME_ARGUMENTS).chain(names(ALWAYS)).collect()
 }
 
 fn of_half(half: Half) -> RefusedCalls {

@@ -34,7 +34,7 @@ pub fn order_backends(candidates: &[Candidate<'_>], balance: Balance, input: Bal
     let mut order: Vec<_> = (0..candidates.len()).filter(|at| !candidates[*at].is_down).collect();
     let client = input.client.map(|client| client.to_canonical());
     // A backend in slow start declines most of its turns; with `client`, always those of the same addresses.
-    let stands_back = |at: usize| {
+    let declines_turn = |at: usize| {
         let Candidate { address, share, .. } = candidates[at];
         let chance = match (balance, client) {
             (Balance::Least, _) => 0.0,
@@ -45,7 +45,7 @@ pub fn order_backends(candidates: &[Candidate<'_>], balance: Balance, input: Bal
     };
     let rank = |at: &usize| {
         let Candidate { is_standby, is_resting, .. } = candidates[*at];
-        (is_resting, is_standby, stands_back(*at))
+        (is_resting, is_standby, declines_turn(*at))
     };
     order.sort_by_key(rank);
     // Turns are taken within a rank: else the turns of one that rests would all go to the next in the list.

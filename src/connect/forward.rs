@@ -110,7 +110,7 @@ impl GatewayDialler for ForwardGateway {
 
 impl std::fmt::Debug for ForwardDialler {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.debug_struct("Dialler").field("pool", &self.pool).finish_non_exhaustive()
+        out.debug_struct("ForwardDialler").field("pool", &self.pool).finish_non_exhaustive()
     }
 }
 

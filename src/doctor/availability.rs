@@ -35,6 +35,14 @@ pub fn find_absence(row: &GatewayRow, absence: String) -> DoctorFinding {
     DoctorFinding { gateway, ..DoctorFinding::new("gateway-away", Must, absence, reason, advice) }
 }
 
+/// The gateway whose screen this is does not answer any more; `absence` says why.
+pub fn find_own_absence(absence: &str) -> DoctorFinding {
+    let reason =
+        "nothing is known of it now: all that is shown is from before, and its clients may be refused";
+    let advice = "see on its host that it runs, and look at its log";
+    DoctorFinding::new("gateway-away", Must, absence.to_owned(), reason, advice)
+}
+
 #[cfg(test)]
 mod tests {
     use super::{

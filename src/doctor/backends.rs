@@ -52,7 +52,7 @@ fn find_service_down(service: &ServiceRow) -> Option<DoctorFinding> {
     }
     let reason = service.reason.clone().unwrap_or_else(|| "it can serve nobody".into());
     let figure = "the service is down".to_owned();
-    let advice = "fix what the reason names, then `reload`";
+    let advice = "fix what the reason names, then `reload`; a lock ends with `unlock` on the host of the internal gateway";
     Some(DoctorFinding::new("service-down", Must, figure, reason, advice).about(service.name.clone()))
 }
 

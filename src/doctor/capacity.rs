@@ -7,7 +7,10 @@ use super::{
 use crate::{
     profile::{Half, Mode},
     proto::socks5,
-    telemetry::snapshot::{ServiceRow, Snapshot},
+    telemetry::{
+        format,
+        snapshot::{ServiceRow, Snapshot},
+    },
 };
 
 /// How long refusals still count.
@@ -31,7 +34,7 @@ fn find_full_service(service: &ServiceRow) -> Option<DoctorFinding> {
     };
     let figure = format!("{open} of {limit} sessions open");
     let reason = match refusal {
-        Some(row) => format!("{} clients were refused: {}", row.count, row.reason),
+        Some(row) => format!("{} refused: {}", format::count(row.count, "client"), row.reason),
         None => "clients past `sessions` are refused".into(),
     };
     let advice = "raise `sessions` of the service, as far as backends and descriptors allow, or end what is idle (`idle`)";

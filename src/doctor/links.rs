@@ -172,7 +172,8 @@ fn find_full(snapshot: &Snapshot, pool: &PoolRow) -> Option<DoctorFinding> {
     if is_relieved_at_address(snapshot, pool) {
         return None;
     }
-    let figure = format!("0 of {} links take a session, {} clients wait", pool.carrying, pool.waiting);
+    let clients = format::count(pool.waiting as u64, "client");
+    let figure = format!("0 of {} links ready, {clients} waiting", pool.carrying);
     let severity = if pool.waiting > 0 || pool.at_maximum { Must } else { Should };
     let is_single = pool.protocol.as_deref() == Some(socks5::PROTOCOL_NAME);
     let (reason, advice) = match is_single {
@@ -249,7 +250,7 @@ fn find_long_waits(pool: &PoolRow) -> Option<DoctorFinding> {
         format::wait(longest)
     );
     let reason = "clients wait for a link before their first byte is carried";
-    let advice = "raise `prepared`, so that links stand before clients come; see the round trip to the peer in `status`";
+    let advice = "raise `prepared`, so that links are up before clients come; see the round trip to the peer in `status`";
     let severity = if half >= LONG_WAIT_MS { Must } else { Should };
     Some(DoctorFinding::new("waits-long", severity, figure, reason, advice).about(object(pool)))
 }

@@ -14,7 +14,7 @@ mod links;
 mod machine;
 mod protection;
 
-pub use availability::find_absence;
+pub use availability::{find_absence, find_own_absence};
 pub use clocks::{GatewayClock, find_clock_skew};
 pub use last_hour::{LAST_HOUR, find_in_last_hour};
 pub use links::last_rejected_link;

@@ -44,7 +44,7 @@ fn find_certificate(object: String, days: i64) -> Option<DoctorFinding> {
         ..0 => "no new link or client that has to trust it is let through",
         _ => "from then on no link or client that has to trust it is let through",
     };
-    let advice = "put a new certificate in its place, then `reload`; links that stand are kept";
+    let advice = "put a new certificate in its place, then `reload`; open links are kept";
     Some(DoctorFinding::new("certificate-ends", severity, figure, reason, advice).about(object))
 }
 

@@ -77,7 +77,11 @@ impl FleetMerge {
             merged.gateways.push(row);
             let Some((snapshot, _)) = &member.latest else { continue };
             let counts = !has_outer || snapshot.halves.contains(&Half::Dmz);
-            self.count_bytes(&member.name, snapshot, counts);
+            let moved = self.bytes_moved(&member.name, snapshot);
+            if counts {
+                self.bytes.up = self.bytes.up.saturating_add(moved.up);
+                self.bytes.down = self.bytes.down.saturating_add(moved.down);
+            }
             let Some(snapshot) = kept_snapshot(member) else { continue };
             if absence.is_none() && reach != GatewayReach::Stopped {
                 merged.findings.extend(findings_of(member, snapshot));
@@ -95,16 +99,18 @@ impl FleetMerge {
         merged
     }
 
-    /// What a new or restarted gateway had transferred before was not observed here.
-    fn count_bytes(&mut self, name: &Arc<str>, snapshot: &Snapshot, counts: bool) {
+    /// The bytes that a gateway has moved since its last snapshot. What a new or restarted one had moved before was not
+    /// observed here.
+    fn bytes_moved(&mut self, name: &Arc<str>, snapshot: &Snapshot) -> TrafficSample {
         let now = TrafficSample { up: snapshot.totals.bytes_up, down: snapshot.totals.bytes_down };
         let before = self.of_members.insert(Arc::clone(name), (snapshot.instance.clone(), now));
-        let Some((_, before)) = before.filter(|(instance, _)| *instance == snapshot.instance && counts)
-        else {
-            return;
-        };
-        self.bytes.up = self.bytes.up.saturating_add(now.up.saturating_sub(before.up));
-        self.bytes.down = self.bytes.down.saturating_add(now.down.saturating_sub(before.down));
+        match before.filter(|(instance, _)| *instance == snapshot.instance) {
+            Some((_, before)) => TrafficSample {
+                up: now.up.saturating_sub(before.up),
+                down: now.down.saturating_sub(before.down),
+            },
+            None => TrafficSample::default(),
+        }
     }
 }
 

@@ -85,7 +85,7 @@ pub fn alert(row: &GatewayRow, now: SystemTime) -> Option<Alert> {
 /// Why nothing is known of a gateway that should be there, if so.
 pub fn describe_absence(row: &GatewayRow) -> Option<String> {
     match row.reach {
-        GatewayReach::Silent => Some("is silent: it is connected, and no picture comes".into()),
+        GatewayReach::Silent => Some("is silent: it is connected, and sends no snapshot".into()),
         GatewayReach::Unreachable => {
             Some(format!("cannot be reached: {}", row.why.as_deref().unwrap_or("it does not answer")))
         }
@@ -187,7 +187,7 @@ mod tests {
         let expected = [
             "cannot be reached: it closed",
             "is reached again after 3m",
-            "is silent: it is connected, and no picture comes",
+            "is silent: it is connected, and sends no snapshot",
             "cannot be reached: it closed",
             "is reached again after 5m",
         ];
@@ -210,7 +210,7 @@ mod tests {
     fn a_gateway_that_is_silent_is_an_alert() {
         let merged = FleetMerge::default().next(vec![silent(6.0)], 1.0);
         let reported: Vec<_> = merged.alerts.iter().map(|alert| alert.text.as_str()).collect();
-        assert_eq!(reported, ["gateway edge is silent: it is connected, and no picture comes"]);
+        assert_eq!(reported, ["gateway edge is silent: it is connected, and sends no snapshot"]);
     }
 
     /// Its peers' rows show what is missing without it.
@@ -270,7 +270,7 @@ mod tests {
             finding.figure.clone()
         };
         assert_eq!(named("gone"), "cannot be reached: it closed");
-        assert_eq!(named("edge"), "is silent: it is connected, and no picture comes");
+        assert_eq!(named("edge"), "is silent: it is connected, and sends no snapshot");
         let there = FleetMerge::default().next(vec![member("edge", Some(snapshot(Half::Dmz, "a", 0)))], 1.0);
         assert!(there.findings.iter().all(|finding| finding.id != "gateway-away"));
     }

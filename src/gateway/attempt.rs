@@ -25,7 +25,7 @@ use crate::{
             },
             local_party::LocalParty,
         },
-        peer_record::{PEER_COOLDOWN_PERIOD, PeerRecord},
+        peer_record::{PEER_REST_PERIOD, PeerRecord},
         session_side::{Downstream, LinkSlot, SessionOpening, SocksDownstream, Upstream},
     },
     net::stream::NetStream,
@@ -41,7 +41,7 @@ use crate::{
 /// How a session ended and, if it was never connected, why.
 pub(super) type EndWithRefusal = (SessionEnd, Option<SessionRefusal>);
 
-const LATE: &str =
+const CUT_BEFORE_REPLY: &str =
     "the link was cut: the inside refused it, or its backend did; the internal gateway's log says which";
 
 /// A session that was let in, and is not carried yet.
@@ -173,7 +173,8 @@ impl<'a> AdmittedSession<'a> {
         }
         // Most often the backend is the cause.
         let refused = SessionRefusal { refusal: Refusal::BackendUnreachable, at: RefusedAt::Peer };
-        let end = SessionEnd { ended_by: EndedBy::Peer, phase: counters.phase(), reason: LATE.into() };
+        let end =
+            SessionEnd { ended_by: EndedBy::Peer, phase: counters.phase(), reason: CUT_BEFORE_REPLY.into() };
         (end, Some(refused))
     }
 
@@ -220,10 +221,10 @@ impl<'a> AdmittedRequest<'a> {
             }
         };
         drop(link);
-        let remains = tokio::select! {
+        let leftover = tokio::select! {
             answer = handle.answered() => match answer {
                 OpenAnswer::Taken => return AttemptOutcome::Carried(self.into_carried(handle)),
-                OpenAnswer::Over(remains) => remains,
+                OpenAnswer::Over(leftover) => leftover,
             },
             () = stopper.until_stopped() => {
                 let end = stopper.end(self.connect_request.counters.phase());
@@ -231,35 +232,35 @@ impl<'a> AdmittedRequest<'a> {
                 return AttemptOutcome::Ended(end);
             }
         };
-        Box::pin(self.conclude(remains, &record, stopper)).await
+        Box::pin(self.conclude(leftover, &record, stopper)).await
     }
 
     /// The result of a session that the other gateway has not taken. It is tried elsewhere only with its client's
     /// stream, which a link whose task has ended does not give back.
     async fn conclude(
         mut self: Box<Self>,
-        remains: Box<SessionLeftover>,
+        leftover: Box<SessionLeftover>,
         record: &PeerRecord,
         stopper: &SessionStopper,
     ) -> AttemptOutcome<'a> {
-        let SessionLeftover { how, stream, rest, again, is_unsent } = *remains;
+        let SessionLeftover { fate, stream, undelivered, resend, is_unsent } = *leftover;
         let peer = self.connect_request.tried.take();
-        if matches!(how, SessionFate::Unanswered) && record.note_unanswered() {
+        if matches!(fate, SessionFate::Unanswered) && record.note_unanswered() {
             self.connect_request.notices.warn(LogEvent::PeerRests.line(peer_rests(peer.as_ref())));
         }
-        let (how, stream) = match (how, stream) {
+        let (fate, stream) = match (fate, stream) {
             (SessionFate::Unsent | SessionFate::Refused(Refusal::OtherLink), Some(client)) => {
-                self.connect_request.unsent = again;
+                self.connect_request.unsent = resend;
                 return AttemptOutcome::Again(self.with_client(client));
             }
             (SessionFate::Refused(why), Some(client)) => {
-                self.connect_request.unsent = again;
+                self.connect_request.unsent = resend;
                 let failure = refused_by_peer(why, peer, &mut self.connect_request);
                 return AttemptOutcome::Refused(self.with_client(client), failure);
             }
             (SessionFate::Unanswered, Some(client)) if is_unsent && !self.has_waited => {
                 self.has_waited = true;
-                self.connect_request.unsent = again;
+                self.connect_request.unsent = resend;
                 self.connect_request.refused_by.extend(peer);
                 let failure = ConnectFailure {
                     ended_by: EndedBy::Time,
@@ -270,7 +271,7 @@ impl<'a> AdmittedRequest<'a> {
                 return AttemptOutcome::Refused(self.with_client(client), failure);
             }
             (
-                how @ (SessionFate::Clean
+                fate @ (SessionFate::Clean
                 | SessionFate::StreamFailed(_)
                 | SessionFate::Refused(_)
                 | SessionFate::Unsent
@@ -279,10 +280,10 @@ impl<'a> AdmittedRequest<'a> {
                 | SessionFate::Idle
                 | SessionFate::Unanswered),
                 stream,
-            ) => (how, stream),
+            ) => (fate, stream),
         };
         let local = LocalEnd { stream, party: LocalParty::Client, idle: self.idle };
-        AttemptOutcome::Ended(local.finish(how, &rest, self.connect_request.counters, stopper).await)
+        AttemptOutcome::Ended(local.finish(fate, &undelivered, self.connect_request.counters, stopper).await)
     }
 
     /// The other gateway has taken it, over the link that the handle is of.
@@ -347,21 +348,21 @@ impl<'a> AdmittedRequest<'a> {
 impl CarriedSession {
     /// Waits until the session has ended on its link, or is stopped.
     pub async fn run(&mut self, record: &SessionGuard) -> SessionEnd {
-        let remains = tokio::select! {
-            remains = self.session.outcome() => Some(remains),
+        let leftover = tokio::select! {
+            leftover = self.session.outcome() => Some(leftover),
             () = record.stopper().until_stopped() => None,
         };
         // Only from here on: an open session should hold no memory for them.
         let (counters, stopper) = (record.counters(), record.stopper());
-        let Some(remains) = remains else {
+        let Some(leftover) = leftover else {
             let end = stopper.end(counters.phase());
             self.session.set_cause(cut_cause(end.ended_by));
             return end;
         };
-        let SessionLeftover { how, stream, rest, .. } = unboxed(remains);
+        let SessionLeftover { fate, stream, undelivered, .. } = unboxed(leftover);
         let local = LocalEnd { stream, party: self.local, idle: self.idle };
         // Boxed, because an open session should hold no memory for how it ends.
-        Box::pin(local.finish(how, &rest, counters, stopper)).await
+        Box::pin(local.finish(fate, &undelivered, counters, stopper)).await
     }
 }
 
@@ -378,8 +379,8 @@ impl LocalEnd {
     /// linger 0 armed.
     async fn finish(
         self,
-        how: SessionFate,
-        rest: &Undelivered,
+        fate: SessionFate,
+        undelivered: &Undelivered,
         counters: &SessionCounters,
         stopper: &SessionStopper,
     ) -> SessionEnd {
@@ -388,15 +389,15 @@ impl LocalEnd {
             LocalParty::Backend => WhichSide::Upstream,
         };
         let Some(mut stream) = self.stream else {
-            return report_unattached(how, local, counters.phase(), self.idle);
+            return report_unattached(fate, local, counters.phase(), self.idle);
         };
         let failed = pipe_failure(&stream);
-        let how = match how {
+        let fate = match fate {
             SessionFate::Clean => {
                 let delivered = tokio::select! {
                     // A receiver that is slow is not dead; the kernel ends one that is, and a stop or a kill does.
                     delivered = link_session::deliver(
-                        &mut stream, rest, self.party, counters, DeliveryLimit::None,
+                        &mut stream, undelivered, self.party, counters, DeliveryLimit::None,
                     ) => delivered,
                     () = stopper.until_stopped() => {
                         return stopper.end(counters.phase());
@@ -404,29 +405,29 @@ impl LocalEnd {
                 };
                 delivered.map_or_else(SessionFate::StreamFailed, |()| SessionFate::Clean)
             }
-            how @ (SessionFate::StreamFailed(_) | SessionFate::Idle | SessionFate::Unanswered) => how,
+            fate @ (SessionFate::StreamFailed(_) | SessionFate::Idle | SessionFate::Unanswered) => fate,
             // Nothing more is delivered from a client or gateway that is no longer trusted.
-            how @ SessionFate::Reset(CutCause::Policy) => how,
-            how @ (SessionFate::Reset(_)
+            fate @ SessionFate::Reset(CutCause::Policy) => fate,
+            fate @ (SessionFate::Reset(_)
             | SessionFate::Refused(_)
             | SessionFate::Unsent
             | SessionFate::LinkLost(_)) => {
-                link_session::deliver_before_cut(&mut stream, rest, self.party, counters).await;
-                how
+                link_session::deliver_before_cut(&mut stream, undelivered, self.party, counters).await;
+                fate
             }
         };
-        if matches!(how, SessionFate::Clean) {
+        if matches!(fate, SessionFate::Clean) {
             stream.let_close_cleanly();
             return failed.unwrap_or_else(SessionEnd::clean);
         }
         let failed = failed.or_else(|| pipe_failure(&stream));
-        failed.unwrap_or_else(|| report_fate(how, local, counters.phase(), self.idle))
+        failed.unwrap_or_else(|| report_fate(fate, local, counters.phase(), self.idle))
     }
 }
 
 fn peer_rests(peer: Option<&Peer>) -> String {
     let label = peer.map_or_else(|| "a peer".into(), Peer::label);
-    let seconds = PEER_COOLDOWN_PERIOD.as_secs();
+    let seconds = PEER_REST_PERIOD.as_secs();
     format!("{label} has left several sessions in a row unanswered, and comes last for {seconds} s")
 }
 

@@ -1,5 +1,6 @@
 //! The audit trail of operator commands: one log line, one notice and one line of the audit file for each,
-//! saying who asked for what and how it ended. The audit file also records what the gateway does by itself.
+//! saying who asked for what and how it ended. The audit file also records what the gateway does by itself. How the file
+//! is written, and its lines are chained, is in `telemetry::audit`.
 
 use std::{
     os::unix::fs::MetadataExt,

@@ -1,7 +1,10 @@
 //! What each operator command does, except switch, stop and the checklist. One that needs files is answered once
 //! they have been read beside the engine ([`super::reader`]).
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, atomic::Ordering},
+};
 
 use super::{
     Engine,
@@ -13,7 +16,7 @@ use super::{
 };
 use crate::{
     profile::ServiceName,
-    telemetry::{log, registry::KillError, snapshot::TrafficTotals},
+    telemetry::{format, log, registry::KillError, snapshot::TrafficTotals},
 };
 
 impl Engine {
@@ -85,7 +88,10 @@ impl Engine {
         let meant = |name: &str| service.is_none_or(|service| service == name);
         let drained: Vec<_> = services.values().filter(|service| meant(service.name.as_str())).collect();
         if drained.is_empty() {
-            return CommandAnswer::Refused(format!("no service `{}`", service.unwrap_or_default()));
+            let names: BTreeSet<_> = services.values().map(|service| service.name.as_str()).collect();
+            let known = names.into_iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+            let asked = service.unwrap_or_default();
+            return CommandAnswer::Refused(format!("no service `{asked}`; the profile has {known}"));
         }
         drained.iter().for_each(|service| service.drain(by));
         if let Some(internal) = &mut self.internal {
@@ -132,7 +138,8 @@ impl Engine {
         };
         match resized {
             ResizeOutcome::Done => CommandAnswer::Done(format!(
-                "{prepared} links are kept ready; `reload` brings the profile's number back"
+                "{} kept ready; `reload` brings the profile's number back",
+                format::count(prepared as u64, "link")
             )),
             ResizeOutcome::None => CommandAnswer::Refused(
                 "no ready link would serve nobody; ask for one at least, or `drain` the gateway".into(),

@@ -127,7 +127,7 @@ impl DescriptorBudget {
         let seen = seen.with_plain(profile);
         let ports = count_ports(profile);
         let left = self.limit.saturating_sub(self.open + ports);
-        // Each port holds one socket that it has accepted before there is a place for it.
+        // Each port holds one socket that it has accepted before there is a permit for it.
         let kept_back = (left / 8).clamp(*KEPT_BACK.start(), *KEPT_BACK.end()) + ports;
         let halves = usize::from(profile.dmz.is_some()) + usize::from(profile.internal.is_some());
         let of_half = left.saturating_sub(kept_back) / halves.max(1);

@@ -1,6 +1,6 @@
 //! When a relay looks at its session's sockets, and when the session has been idle for too long.
 //!
-//! A session on a shared link has no socket of its own to check: `link::multiplex` watches its `idle` itself
+//! A session on a shared link has no socket of its own to check: `link::multiplex::row` watches its `idle`
 //! (`IdleWatch`), and the link's pings tell whether the peer is alive.
 
 use std::time::Duration;

@@ -26,12 +26,12 @@ pub enum DeliveryLimit {
 /// Gives a stream the bytes it has yet to take.
 pub async fn deliver(
     stream: &mut NetStream,
-    rest: &Undelivered,
+    undelivered: &Undelivered,
     party: LocalParty,
     counters: &SessionCounters,
     limit: DeliveryLimit,
 ) -> io::Result<()> {
-    for mut left in rest.bytes.pieces() {
+    for mut left in undelivered.bytes.pieces() {
         while !left.is_empty() {
             let written = stream.write(left);
             let count = match limit {
@@ -51,7 +51,7 @@ pub async fn deliver(
         }
     }
     stream.flush().await?;
-    if rest.has_end {
+    if undelivered.has_end {
         stream.shutdown().await?;
     }
     Ok(())
@@ -60,12 +60,12 @@ pub async fn deliver(
 /// Delivers what came before a cut, and then passes the cut on.
 pub async fn deliver_before_cut(
     stream: &mut NetStream,
-    rest: &Undelivered,
+    undelivered: &Undelivered,
     party: LocalParty,
     counters: &SessionCounters,
 ) {
     let limit = DeliveryLimit::Stalled(STALLED_MAX);
-    let delivered = deliver(stream, rest, party, counters, limit).await;
+    let delivered = deliver(stream, undelivered, party, counters, limit).await;
     if delivered.is_ok()
         && let Some(socket) = stream.tcp()
     {

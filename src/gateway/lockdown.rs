@@ -222,7 +222,10 @@ impl Engine {
     pub(super) fn follow_lockdown(&self) {
         let lockdown = &self.shared.sessions.lockdown;
         for ((half, name), service) in self.shared.sessions.services.load().iter() {
-            service.set_locked(*half == Half::Internal && lockdown.locks_service(name));
+            match *half == Half::Internal && lockdown.locks_service(name) {
+                true => service.lock(),
+                false => service.unlock(),
+            }
         }
         self.send_offers();
         if let Some(internal) = &self.internal {

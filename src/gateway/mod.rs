@@ -99,6 +99,7 @@ use crate::{
     telemetry::{
         audit::{ActorOrigin, AuditActor, AuditFileInUse, AuditRecord},
         clock::{self, WallClock},
+        format,
         health::alert_tracker::AlertTracker,
         log::LogEvent,
         notices::NoticeLog,
@@ -397,7 +398,10 @@ impl Engine {
         self.shared.notices.limited().flush_all();
         let line = match outcome {
             GatewayOutcome::Clean => "stopped; every session ended by itself".to_owned(),
-            GatewayOutcome::Cut(count) => format!("stopped; {count} sessions were cut"),
+            GatewayOutcome::Cut(count) => {
+                let verb = if count == 1 { "was" } else { "were" };
+                format!("stopped; {} {verb} cut", format::count(count as u64, "session"))
+            }
         };
         tracing::info!(event = %LogEvent::Stopped, "{line}");
         let audit = self.shared.audit.clone();

@@ -29,7 +29,7 @@ use crate::{
     connect::{ConnectFailure, ConnectRequest, ConnectedUpstream, Connector, RefusedAt},
     link::{
         HANDSHAKE_TIMEOUT,
-        peer_record::PEER_COOLDOWN_PERIOD,
+        peer_record::PEER_REST_PERIOD,
         session_side::{Downstream, Upstream},
     },
     profile::Half,
@@ -217,11 +217,11 @@ async fn close_idle_session(
         return false;
     }
     if *idle_closed == IDLE_CLOSES_MAX {
-        service.note_no_room(PEER_COOLDOWN_PERIOD);
+        service.note_no_room(PEER_REST_PERIOD);
         return false;
     }
     *idle_closed += 1;
-    let Some(closed) = service.close_idle() else { return false };
+    let Some(closed) = service.close_longest_idle_session() else { return false };
     connect_request.refused_by.clear();
     // If it takes longer than that, the next attempt is refused in the same words.
     let _ = timeout(HANDSHAKE_TIMEOUT, closed.until_ended()).await;
@@ -305,8 +305,7 @@ async fn wait_until_client_left(downstream: &mut Downstream, counters: &SessionC
     }
     let Some(stream) = downstream.stream_mut() else { return std::future::pending().await };
     if let Some(pipe) = stream.pipe() {
-        // A client that has sent its request and finished sending is answered. But it may have left, and should
-        // then not keep a place among those that wait for a link.
+        // A client that has finished sending is answered. One that has left must not wait for a link.
         while timeout(CLIENT_CHECK_INTERVAL, pipe.other_end_gone()).await.is_err() {
             if pipe.has_client_ended() && counters.phase() == SessionPhase::Waiting {
                 return;
@@ -345,9 +344,8 @@ mod tests {
         let (destination, session) =
             (SessionDestination { connector: None, service: &service }, TestSession::of("orders"));
         let (mut connect_request, switching) = (session.connect_request(), AtomicBool::new(true));
-        let connected =
-            happens_after(SWITCH_RETRY_MAX, connect_upstream(&destination, &mut connect_request, &switching))
-                .await;
+        let connecting = connect_upstream(&destination, &mut connect_request, &switching);
+        let connected = happens_after(SWITCH_RETRY_MAX, connecting).await;
         assert_eq!(connected.expect_err("it is closed").ended_by, EndedBy::Operator);
     }
 }

@@ -104,9 +104,9 @@ fn key_of_links(half: Half, address: &LinkAddress) -> PortKey {
 fn wanted_ports(profile: &Profile) -> HashMap<PortKey, WantedPort<'_>> {
     let mut wanted = HashMap::<_, WantedPort<'_>>::new();
     for service in profile.dmz.iter().flat_map(|half| &half.services) {
-        for (location, accept) in service.accept.iter().enumerate() {
+        for (index, accept) in service.accept.iter().enumerate() {
             let at = accept.address.at.clone();
-            let own = at.takes_free_port().then(|| PortOwner::Accept(service.name.clone(), location));
+            let own = at.takes_free_port().then(|| PortOwner::Accept(service.name.clone(), index));
             wanted.entry((at, own)).or_default().accepts.push((service, accept));
         }
     }
@@ -152,7 +152,7 @@ impl ClientPort {
             .spawn("client port", tcp::run(listener, self.routes.clone(), self.endpoints.clone(), shared));
     }
 
-    /// A service's address at each place where the port listens, with the real port number.
+    /// A service's address wherever the port listens, with the real port number.
     fn addresses_of(&self, address: &AcceptAddress) -> Vec<AcceptAddress> {
         let real = |at| AcceptAddress { at, ..address.clone() };
         self.closer.describe().into_iter().map(real).collect()
@@ -261,7 +261,7 @@ pub fn replace_ports(
         port.names =
             services.iter().map(|(service, accept)| (accept.address.clone(), service.name.clone())).collect();
         let local = port.closer.listens_at().first().copied();
-        // A port that waits for its address has no place to probe yet.
+        // A port that waits for its address has nothing to probe yet.
         let local = local.unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
         let entry = |(service, accept): &(&DmzService, &Accept)| ProbeEntry {
             service: service.name.clone(),

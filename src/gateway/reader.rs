@@ -1,4 +1,4 @@
-//! Reads files and looks up names for the engine, on threads that may hang, under a deadline. The engine keeps
+//! Reads and writes files, and looks up names, for the engine, on threads that may hang, under a deadline. The engine keeps
 //! running meanwhile and receives the result between two commands.
 //!
 //! The periodic check of certificate files has its own slot. It runs all the time, and if it hangs it must

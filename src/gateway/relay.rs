@@ -29,7 +29,7 @@ use super::{
 use crate::{
     net::{
         stream::NetStream,
-        tcp::{self, ACK_TIMEOUT, SocksLinkState, SocksLinkWatch},
+        tcp::{self, ACK_TIMEOUT, Acknowledgement, SocksLinkWatch},
     },
     telemetry::{registry::SessionCounters, snapshot::SessionPhase},
 };
@@ -208,7 +208,7 @@ impl Relay<'_> {
         for ((which, side), delivery) in sides.into_iter().zip(&mut self.deliveries) {
             let delivery = (self.socks_link == Some(which)).then_some(delivery);
             let delivered = check_socket(side, delivery);
-            is_owed |= delivered.map_err(|error| (which, error))? != SocksLinkState::All;
+            is_owed |= delivered.map_err(|error| (which, error))? != Acknowledgement::All;
         }
         Ok(is_owed)
     }
@@ -235,15 +235,15 @@ struct SilentSocksLink;
 
 /// Checks what a side's socket knows that reading it would not show now: an error, while we wait to write to
 /// the other side and do not read; or a silent SOCKS5 link, long before the kernel gives up on it.
-fn check_socket(side: &NetStream, link: Option<&mut SocksLinkWatch>) -> io::Result<SocksLinkState> {
-    let Some(socket) = side.tcp() else { return Ok(SocksLinkState::All) };
+fn check_socket(side: &NetStream, link: Option<&mut SocksLinkWatch>) -> io::Result<Acknowledgement> {
+    let Some(socket) = side.tcp() else { return Ok(Acknowledgement::All) };
     if let Ok(Some(error)) = socket.take_error() {
         return Err(error);
     }
-    match link.map_or(SocksLinkState::All, |delivery| delivery.check(socket)) {
+    match link.map_or(Acknowledgement::All, |delivery| delivery.check(socket)) {
         // Like the kernel's own error, which would come much later.
-        SocksLinkState::Never => Err(io::Error::new(io::ErrorKind::TimedOut, SilentSocksLink)),
-        delivered @ (SocksLinkState::All | SocksLinkState::NotYet) => Ok(delivered),
+        Acknowledgement::Never => Err(io::Error::new(io::ErrorKind::TimedOut, SilentSocksLink)),
+        delivered @ (Acknowledgement::All | Acknowledgement::NotYet) => Ok(delivered),
     }
 }
 

@@ -8,7 +8,7 @@ use super::{
     halves::{DmzSide, InternalSide},
     service::{Service, ServiceTable},
 };
-use crate::telemetry::log::LogEvent;
+use crate::telemetry::{format, log::LogEvent};
 
 /// The parts that stay for a while after a switch.
 #[derive(Default)]
@@ -43,8 +43,8 @@ impl Engine {
                 0 => {}
                 _ if at > now => self.retiring.services.push((service, at)),
                 open => {
-                    let line =
-                        format!("{}: {open} sessions cut, the profile has no such service", service.name);
+                    let cut = format::count(open as u64, "session");
+                    let line = format!("{}: {cut} cut, the profile has no such service", service.name);
                     self.shared.notices.warn(LogEvent::SessionsCut.line(line));
                     service.cut.cancel();
                 }

@@ -57,7 +57,7 @@ pub struct Service {
     closed: AtomicBool,
     open: AtomicUsize,
     /// Sessions that can become idle, keyed by their address in memory.
-    idle_capable: Mutex<HashMap<usize, Arc<IdleState>>>,
+    idle_states: Mutex<HashMap<usize, Arc<IdleState>>>,
     /// Until when no idle session is closed to make room elsewhere, in microseconds of the process.
     no_room_until_us: AtomicU64,
 }
@@ -101,7 +101,7 @@ impl Service {
             locked: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             open: AtomicUsize::new(0),
-            idle_capable: Mutex::default(),
+            idle_states: Mutex::default(),
             no_room_until_us: AtomicU64::new(0),
         };
         service.set_settings(settings);
@@ -126,27 +126,27 @@ impl Service {
 
     /// A permit for one more session: a free one or, if the limit is reached, that of the session that has been
     /// idle for longest.
-    pub fn admit(self: &Arc<Self>, rest: Option<Arc<IdleState>>) -> Result<SessionPermit, usize> {
+    pub fn admit(self: &Arc<Self>, idle_state: Option<Arc<IdleState>>) -> Result<SessionPermit, usize> {
         let limit = self.settings.load().sessions;
         let one_more = |open: usize| (open < limit).then_some(open + 1);
         let is_free = self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok();
-        if !is_free && self.reclaim_idle().is_none() {
+        if !is_free && self.reclaim_longest_idle().is_none() {
             return Err(limit);
         }
-        if let Some(rest) = &rest {
-            self.lock_idle().insert(Arc::as_ptr(rest).addr(), rest.clone());
+        if let Some(state) = &idle_state {
+            self.lock_idle_states().insert(Arc::as_ptr(state).addr(), state.clone());
         }
-        Ok(SessionPermit { service: self.clone(), rest })
+        Ok(SessionPermit { service: self.clone(), idle_state })
     }
 
     /// Closes the session that has been idle for longest, since another gateway counts it among those at work.
     /// Pauses after an attempt that did not help: the other gateway may have reached another limit.
-    pub fn close_idle(&self) -> Option<Arc<IdleState>> {
+    pub fn close_longest_idle_session(&self) -> Option<Arc<IdleState>> {
         let until = self.no_room_until_us.load(Ordering::Relaxed);
-        let rest = if clock::now_us() < until { None } else { self.reclaim_idle() }?;
+        let closed = if clock::now_us() < until { None } else { self.reclaim_longest_idle() }?;
         // Nobody takes its permit over.
         self.open.fetch_sub(1, Ordering::Relaxed);
-        Some(rest)
+        Some(closed)
     }
 
     /// Notes that another gateway had no room though an idle session was closed for it.
@@ -156,21 +156,21 @@ impl Service {
     }
 
     /// Reclaims the permit of the session that has been idle for longest.
-    fn reclaim_idle(&self) -> Option<Arc<IdleState>> {
-        let may_rest = self.lock_idle();
+    fn reclaim_longest_idle(&self) -> Option<Arc<IdleState>> {
+        let states = self.lock_idle_states();
         loop {
-            let resting = may_rest.values().filter_map(|rest| Some((rest.idle_since()?, rest)));
-            match resting.min_by_key(|(since, _)| *since) {
+            let idle = states.values().filter_map(|state| Some((state.idle_since()?, state)));
+            match idle.min_by_key(|(since, _)| *since) {
                 None => return None,
-                Some((since, rest)) if rest.try_reclaim(since) => return Some(rest.clone()),
+                Some((since, state)) if state.try_reclaim(since) => return Some(state.clone()),
                 // It is no longer idle.
                 Some(_) => {}
             }
         }
     }
 
-    fn lock_idle(&self) -> MutexGuard<'_, HashMap<usize, Arc<IdleState>>> {
-        self.idle_capable.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_idle_states(&self) -> MutexGuard<'_, HashMap<usize, Arc<IdleState>>> {
+        self.idle_states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes no new sessions from now on. The first drain request is the one that is shown.
@@ -189,9 +189,14 @@ impl Service {
         self.drained.load().as_deref().cloned()
     }
 
-    /// Records whether the inside has locked it.
-    pub fn set_locked(&self, locked: bool) {
-        self.locked.store(locked, Ordering::Relaxed);
+    /// The inside has locked it.
+    pub fn lock(&self) {
+        self.locked.store(true, Ordering::Relaxed);
+    }
+
+    /// The inside has unlocked it.
+    pub fn unlock(&self) {
+        self.locked.store(false, Ordering::Relaxed);
     }
 
     /// Opens or closes it by its hours; returns whether that has changed.
@@ -233,14 +238,15 @@ impl Service {
 #[derive(Debug)]
 pub struct SessionPermit {
     service: Arc<Service>,
-    rest: Option<Arc<IdleState>>,
+    /// Of a session that can become idle.
+    idle_state: Option<Arc<IdleState>>,
 }
 
 impl Drop for SessionPermit {
     fn drop(&mut self) {
-        if let Some(rest) = &self.rest {
-            self.service.lock_idle().remove(&Arc::as_ptr(rest).addr());
-            if !rest.end() {
+        if let Some(state) = &self.idle_state {
+            self.service.lock_idle_states().remove(&Arc::as_ptr(state).addr());
+            if !state.end() {
                 return;
             }
         }

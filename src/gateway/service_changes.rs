@@ -79,9 +79,9 @@ struct LocationOption {
 
 impl ServiceFacts {
     fn describe(&self) -> Vec<String> {
-        let is_location = |name: &str| matches!(name, "accept" | "backend");
-        let locations = self.described.iter().filter(|(name, _)| is_location(name));
-        locations.map(|(name, text)| format!("{name} {text}")).collect()
+        let is_address = |name: &str| matches!(name, "accept" | "backend");
+        let addresses = self.described.iter().filter(|(name, _)| is_address(name));
+        addresses.map(|(name, text)| format!("{name} {text}")).collect()
     }
 
     fn differences_from(&self, before: &Self) -> Vec<String> {

@@ -12,14 +12,17 @@ use super::Engine;
 use crate::{
     profile::ReadyWhen,
     systemd::notify::{Notification, NotifySocket},
-    telemetry::snapshot::{GatewayPhase, Snapshot},
+    telemetry::{
+        format,
+        snapshot::{GatewayPhase, Snapshot},
+    },
 };
 
 /// A status line is sent at most this often.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 /// Until the gateway is ready, and while it drains, it asks for this much more time, this often.
-const STOP_EXTENSION_PERIOD: Duration = Duration::from_secs(30);
-const STOP_EXTENSION_INTERVAL: Duration = Duration::from_secs(10);
+const TIMEOUT_EXTENSION_PERIOD: Duration = Duration::from_secs(30);
+const TIMEOUT_EXTENSION_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A service manager, and what was sent to it.
 #[derive(Debug)]
@@ -109,8 +112,8 @@ impl ServiceManager {
         // Otherwise the manager would end the start of a gateway whose other half is away, and cut the sessions
         // that a stop waits for.
         let takes_long = matches!(next, ReportedStatus::Nothing | ReportedStatus::Stopping);
-        if takes_long && is_due(self.extended_at, STOP_EXTENSION_INTERVAL) {
-            notifications.push(Notification::ExtendTimeout { by: STOP_EXTENSION_PERIOD });
+        if takes_long && is_due(self.extended_at, TIMEOUT_EXTENSION_INTERVAL) {
+            notifications.push(Notification::ExtendTimeout { by: TIMEOUT_EXTENSION_PERIOD });
             self.extended_at = Some(now);
         }
         let has_news = is_due(self.status_at, STATUS_INTERVAL) || !notifications.is_empty();
@@ -143,7 +146,7 @@ fn status(snapshot: &Snapshot) -> String {
         true => String::new(),
         false => format!("{} of {} links ready, ", links.0, links.1),
     };
-    format!("{word}; {links}{} sessions open", snapshot.totals.sessions_open)
+    format!("{word}; {links}{} open", format::count(snapshot.totals.sessions_open, "session"))
 }
 
 fn monotonic() -> Duration {

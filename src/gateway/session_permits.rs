@@ -32,6 +32,7 @@ use crate::{
     proto::Refusal,
     telemetry::{
         end::EndedBy,
+        format,
         registry::SessionCounters,
         snapshot::{ServicePhase, SessionPhase},
     },
@@ -176,7 +177,7 @@ fn admit(
     service: &Arc<Service>,
     peer: Option<&Peer>,
     peers: Option<&[String]>,
-    rest: Option<Arc<IdleState>>,
+    idle_state: Option<Arc<IdleState>>,
 ) -> Result<SessionPermit, ConnectFailure> {
     if let Some(peer) = peer.filter(|peer| !peer.is_among(peers)) {
         let reason = format!("{} is not among the service's `peers`", peer.label());
@@ -189,8 +190,9 @@ fn admit(
             "the service is draining".into(),
         ));
     }
-    service.admit(rest).map_err(|limit| {
-        let reason = format!("the limit of {limit} open sessions (`sessions`) is reached");
+    service.admit(idle_state).map_err(|limit| {
+        let reason =
+            format!("the limit of {} (`sessions`) is reached", format::count(limit as u64, "open session"));
         ConnectFailure::here(EndedBy::Limit, Refusal::Full, reason)
     })
 }
@@ -205,7 +207,7 @@ fn admit_peer(
     let taken = service.peer_usage.take(peer.label(), limits, std::time::Instant::now());
     taken.map(|permit| Some(Box::new(permit))).map_err(|reached| {
         let most = match reached {
-            LimitReached::Sessions(most) => format!("{most} sessions at once"),
+            LimitReached::Sessions(most) => format!("{} at once", format::count(most as u64, "session")),
             LimitReached::Rate { rate, .. } => format!("{rate} new sessions"),
         };
         let reason = format!("`per_peer` allows {} {most}", peer.label());

@@ -55,7 +55,7 @@ impl Engine {
         let shares = self.budget.divide(&self.profile, seen);
         self.shared.shares.store(Arc::new(shares));
         self.share_descriptors(&self.profile);
-        self.dmz.iter().for_each(|half| half.bound_links(&shares));
-        self.internal.iter().for_each(|half| half.bound_links(&shares));
+        self.dmz.iter().for_each(|half| half.limit_links(&shares));
+        self.internal.iter().for_each(|half| half.limit_links(&shares));
     }
 }

@@ -297,8 +297,10 @@ impl Engine {
         let now = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
         let row = |list: &ListExpiry| RevocationListRow {
             object: list.object.to_string(),
-            ends: log::format_utc(UNIX_EPOCH + Duration::from_secs(u64::try_from(list.ends).unwrap_or(0))),
-            has_expired: list.ends <= now,
+            ends: log::format_utc(
+                UNIX_EPOCH + Duration::from_secs(u64::try_from(list.next_update).unwrap_or(0)),
+            ),
+            has_expired: list.next_update <= now,
             refuses: list.policy == ExpiredListPolicy::Refuse,
         };
         self.revocation_lists.iter().map(row).collect()
@@ -307,13 +309,13 @@ impl Engine {
     fn certificate_rows(&self, now: SystemTime) -> Vec<CertificateRow> {
         let now = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
         let row = |expiry: &CertificateExpiry| {
-            let ends = UNIX_EPOCH + Duration::from_secs(u64::try_from(expiry.ends).unwrap_or(0));
+            let ends = UNIX_EPOCH + Duration::from_secs(u64::try_from(expiry.not_after).unwrap_or(0));
             CertificateRow {
                 half: expiry.half,
                 used: expiry.used.label().into(),
                 object: expiry.object.clone(),
                 ends: log::format_utc(ends),
-                days: (expiry.ends - now).div_euclid(DAY_SECONDS),
+                days: (expiry.not_after - now).div_euclid(DAY_SECONDS),
             }
         };
         self.certificates.iter().map(row).collect()

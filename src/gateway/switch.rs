@@ -1,5 +1,6 @@
 //! Switches from one profile to another: open what is new, wait until it is ready, send new sessions there,
-//! then close what is no longer used.
+//! then close what is no longer used. What changes is worked out in `plan`; renewed certificates alone are taken over in
+//! `certificate_reload`.
 //!
 //! ```text
 //! begin ─► waiting ─► commit        the new parts are ready

@@ -77,14 +77,16 @@ impl ConnectionDrivers {
     }
 }
 
+/// How many fields hyper reads by default. With a limit that is set, it fills memory for all of them with each head.
+const HYPER_FIELDS_MAX: usize = 100;
+
 /// How requests are read; the caller sets the deadlines.
 pub fn server_builder(from: HeadSource) -> http1::Builder {
     let mut reader = http1::Builder::new();
-    reader
-        .header_read_timeout(None)
-        .max_buf_size(READ_BYTES_MAX)
-        .max_header_size(from.head_bytes_max())
-        .max_headers(from.fields_max(REQUEST_FIELDS_MAX));
+    reader.header_read_timeout(None).max_buf_size(READ_BYTES_MAX).max_header_size(from.head_bytes_max());
+    if from.fields_max(REQUEST_FIELDS_MAX) != HYPER_FIELDS_MAX {
+        reader.max_headers(from.fields_max(REQUEST_FIELDS_MAX));
+    }
     reader
 }
 

@@ -1,5 +1,6 @@
 //! Finds the real client behind proxies that name it in their requests (`X-Forwarded-For`, or `Forwarded` of
 //! RFC 7239). Only what a trusted proxy has written counts, so the list is read from its end.
+//! What a backend learns about the client is written in `request`.
 
 use std::net::{IpAddr, SocketAddr};
 

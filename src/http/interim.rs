@@ -133,7 +133,7 @@ impl<S> InterimStream<S> {
     }
 }
 
-/// The heads that may be written.
+/// How far interim heads may be written now.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum WriteUpTo {
     All,

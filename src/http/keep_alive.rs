@@ -193,10 +193,7 @@ impl PhaseTimer {
         cx: &mut Context<'_>,
     ) -> Poll<ConnectionPhase> {
         let requests = tracker.requests.load(Ordering::Relaxed);
-        let phase = match tracker.phase() {
-            ConnectionPhase::Idle if requests == 0 => ConnectionPhase::Head,
-            phase => phase,
-        };
+        let phase = if requests == 0 { ConnectionPhase::Head } else { tracker.phase() };
         if (phase, requests) != (self.phase, self.requests) {
             (self.phase, self.requests) = (phase, requests);
             self.since = Instant::now();

@@ -10,19 +10,19 @@
 //! - [`error_response`] makes the gateway's own answers, `unreadable_head` replaces those of hyper, and
 //!   [`parse_error`] explains a broken response.
 //! - [`checked_stream`], with [`strict_framing`] and [`keep_alive`], watches a client's connection.
-//!   [`upstream`] is a connection on which requests are sent; [`half_open`] lets a response be read to its end.
+//!   [`upstream`] is a connection on which requests are sent; [`early_response`] lets a response be read to its end.
 //! - [`driver`] runs all connections of one client in one task. [`websocket`] grants upgrades, [`link_upgrade`]
 //!   those of links.
 
 pub mod body;
 pub mod checked_stream;
 pub mod driver;
+pub mod early_response;
 pub mod error_response;
 pub mod fields;
 pub mod flushed;
 pub mod forwarded_chain;
 pub mod framing;
-pub mod half_open;
 pub mod interim;
 pub mod keep_alive;
 pub mod link_upgrade;

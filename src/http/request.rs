@@ -145,9 +145,12 @@ struct RequestHost {
 impl RequestHost {
     /// `None` if it is not a host, or could be read in two ways.
     fn read(text: &[u8]) -> Option<Self> {
-        let is_allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~:[]!$&'()*+;=%".contains(byte);
-        let text =
-            std::str::from_utf8(text).ok().filter(|text| text.bytes().all(|byte| is_allowed(&byte)))?;
+        let is_allowed = |byte: u8| {
+            byte.is_ascii_alphanumeric()
+                || matches!(byte, b'-' | b'.' | b'_' | b'~' | b':' | b'[' | b']' | b'!' | b'$' | b'&' | b'\'')
+                || matches!(byte, b'(' | b')' | b'*' | b'+' | b';' | b'=' | b'%')
+        };
+        let text = std::str::from_utf8(text).ok().filter(|text| text.bytes().all(is_allowed))?;
         let is_digits = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
         let (name, port) = match text.rsplit_once(':') {
             Some((name, "")) => (name, None),
@@ -167,8 +170,11 @@ impl RequestHost {
 /// its shortest form, without brackets.
 pub fn host_name(text: &str) -> String {
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
-    if let Ok(address) = bare.parse::<IpAddr>() {
-        return address.to_canonical().to_string();
+    match bare.parse::<IpAddr>() {
+        // An IPv4 address is read in one spelling only.
+        Ok(IpAddr::V4(_)) => return bare.to_owned(),
+        Ok(address @ IpAddr::V6(_)) => return address.to_canonical().to_string(),
+        Err(_) => {}
     }
     text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase()
 }

@@ -25,7 +25,7 @@ use super::{
     ANSWER_FIELDS_MAX, HeadSource, READ_BYTES_MAX,
     body::{BodyError, MessageBody},
     driver::ConnectionDriver,
-    half_open::{HalfOpenStream, ResponseCapture, UnreadBytes},
+    early_response::{EarlyResponseStream, ResponseCapture, UnreadBytes},
     parse_error::ResponseParseError,
 };
 
@@ -72,7 +72,7 @@ impl UpstreamConnection {
             .max_header_size(from.head_bytes_max())
             .max_headers(from.fields_max(ANSWER_FIELDS_MAX));
         let capture = Arc::<ResponseCapture>::default();
-        let connection = HalfOpenStream::new(connection, capture.clone());
+        let connection = EarlyResponseStream::new(connection, capture.clone());
         let (sender, connection) = builder.handshake(TokioIo::new(connection)).await?;
         let cut = CancellationToken::new();
         let until = cut.clone();
@@ -106,7 +106,7 @@ impl UpstreamConnection {
     {
         let parts = upgraded
             .await?
-            .downcast::<TokioIo<HalfOpenStream<T>>>()
+            .downcast::<TokioIo<EarlyResponseStream<T>>>()
             .map_err(|_| "its connection was lost")?;
         Ok((parts.io.into_inner().into_inner(), parts.read_buf))
     }

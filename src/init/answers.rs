@@ -27,7 +27,7 @@ pub enum InitAnswersError {
     Missing(&'static str, &'static str),
     #[error("{}", problems(.0))]
     Bad(Vec<Problem>),
-    #[error("the answers ended; nothing was written")]
+    #[error("the input ended before every question was answered; nothing was written")]
     Stopped,
     #[error("the terminal: {0}; nothing was written")]
     Terminal(#[from] io::Error),

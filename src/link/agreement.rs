@@ -50,7 +50,7 @@ use crate::{
 
 /// The software name that a gateway sends.
 pub const SOFTWARE: &str = concat!("portcullis ", env!("CARGO_PKG_VERSION"));
-/// Sessions in a row for services that were not offered.
+/// After more sessions in a row for services that were not offered, a link is closed.
 const MISTAKES_MAX: u32 = 32;
 /// An `open` that comes this long after we asked its opener to leave has not crossed that on the way.
 pub const CROSSING_MAX: Duration = Duration::from_secs(5);

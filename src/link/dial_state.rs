@@ -44,7 +44,7 @@ pub struct DialState {
     pub last_fault: Option<LinkFault>,
     /// What the gateway had said by the time its links ended.
     pub goodbye: GoodbyeState,
-    /// When a SOCKS5 gateway without standing links is next checked.
+    /// When a SOCKS5 gateway without links that are kept is next checked.
     pub next_check: Option<Instant>,
     /// Until when no dial begins after a failure.
     paused_until: Option<Instant>,

@@ -37,9 +37,9 @@ impl GoodbyeState {
         *self = Self::Drains;
     }
 
-    /// Notes that a link was closed in good order. If there are others, this says nothing about them.
-    pub fn note_retired(&mut self, is_last: bool) {
-        if *self == Self::NotReceived && is_last {
+    /// Notes that the last link was closed in good order. While there are others, this would say nothing about them.
+    pub fn note_last_retired(&mut self) {
+        if *self == Self::NotReceived {
             *self = Self::LastLink;
         }
     }

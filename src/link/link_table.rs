@@ -116,7 +116,7 @@ impl LinkEntry {
             let about = LinkDetails { id, half, peer, address: address(), secured };
             let tls = about.secured.as_ref().map_or("none", |secured| secured.version.as_str());
             let (peer, address) = (&*about.peer, about.address.as_deref().unwrap_or("?"));
-            tracing::debug!(event = %LogEvent::LinkUp, id, "role" = half, peer, address, protocol, tls, "a link stands");
+            tracing::debug!(event = %LogEvent::LinkUp, id, "role" = half, peer, address, protocol, tls, "a link is up");
             about
         });
     }
@@ -126,7 +126,7 @@ impl LinkEntry {
         let secured = about.and_then(|about| about.secured.as_ref());
         let state = match self.activity() {
             LinkActivity::Ready | LinkActivity::NearlyFull => LinkState::Ready,
-            LinkActivity::Full => LinkState::Carrying,
+            LinkActivity::Full => LinkState::Full,
             LinkActivity::Bulk => LinkState::Bulk,
             LinkActivity::Leaving => LinkState::Leaving,
         };

@@ -14,7 +14,7 @@ use crate::net::tcp::SegmentCounts;
 
 /// From this many eighths in use, a link counts as missing, so that another one is dialled before clients have
 /// to wait.
-const BRIMMING_EIGHTHS: usize = 6;
+const NEARLY_FULL_EIGHTHS: usize = 6;
 /// As how many sessions one counts that moves much, when a link for a new session is chosen.
 const HEAVY_SESSION_PARTS: usize = 16;
 
@@ -53,7 +53,7 @@ pub enum SessionWeight {
     Heavy,
 }
 
-/// A session's place on a link; given back when it is dropped. None is opened without one:
+/// A session's slot on a link; given back when it is dropped. None is opened without one:
 ///
 /// ```
 /// use portcullis::{link::{load::SessionSlot, multiplex::handle::*}, proto::multiplex::open::OpenRequest};
@@ -144,9 +144,11 @@ impl LinkLoad {
     }
 
     pub fn fill_level(&self) -> LinkFillLevel {
-        match self.fill_level_with(self.sessions()) {
-            LinkFillLevel::Much | LinkFillLevel::NearlyFull if self.is_for_bulk() => LinkFillLevel::Bulk,
-            by_sessions => by_sessions,
+        let by_sessions = self.fill_level_with(self.sessions());
+        if by_sessions != LinkFillLevel::Full && self.is_for_bulk() {
+            LinkFillLevel::Bulk
+        } else {
+            by_sessions
         }
     }
 
@@ -168,7 +170,7 @@ impl LinkLoad {
         self.take_within(self.max, SessionWeight::Heavy)
     }
 
-    /// A place for a session that comes from another link, where there are not twice as many as the link carries. What
+    /// A slot for a session that comes from another link, where there are not twice as many as the link carries. What
     /// its opener has ended here already may not be noted yet.
     pub fn take_for_move(self: &Arc<Self>, weight: SessionWeight) -> Option<SessionSlot> {
         self.take_within(2 * self.max, weight)
@@ -193,7 +195,7 @@ impl LinkLoad {
     fn fill_level_with(&self, sessions: usize) -> LinkFillLevel {
         match sessions {
             _ if sessions >= self.max => LinkFillLevel::Full,
-            _ if sessions * 8 >= self.max * BRIMMING_EIGHTHS => LinkFillLevel::NearlyFull,
+            _ if sessions * 8 >= self.max * NEARLY_FULL_EIGHTHS => LinkFillLevel::NearlyFull,
             _ => LinkFillLevel::Much,
         }
     }

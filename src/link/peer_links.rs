@@ -15,7 +15,7 @@ use super::{
     Peer,
     error::IdleLinkError,
     goodbye::GoodbyeState,
-    idle_link::{IdleLink, RemovedReason},
+    idle_link::{IdleLink, IdleLinkEnd},
     link_guard::{LinkActivity, LinkCounters, LinkGuard},
     link_services::LinkServices,
     peer_record::PeerRecord,
@@ -106,7 +106,7 @@ impl ServedServices {
 
 impl fmt::Debug for PeerLinks {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("Lane")
+        out.debug_struct("PeerLinks")
             .field("peer", &self.peer)
             .field("serves", &self.serves)
             .finish_non_exhaustive()
@@ -143,7 +143,7 @@ impl PeerLinks {
         }
     }
 
-    /// A place for a session on the least busy of the links whose service is in this state.
+    /// A slot for a session on the least busy of the links whose service is in this state.
     pub fn take_slot(&self, service: &ServiceName, state: OfferState) -> Option<LinkSlot> {
         let is_so =
             |link: &&SharedLink| link.serves.state(service) == Some(state) && link.handle.takes_sessions();
@@ -204,11 +204,11 @@ impl PeerLinks {
     }
 
     /// Notes that a link is no longer ready.
-    pub fn note_removed(&mut self, away: &RemovedReason) {
-        match away {
-            RemovedReason::Taken => {}
-            RemovedReason::Lost(why) => self.note_lost(why),
-            RemovedReason::Closed => {
+    pub fn note_idle_end(&mut self, end: &IdleLinkEnd) {
+        match end {
+            IdleLinkEnd::Taken => {}
+            IdleLinkEnd::Lost(why) => self.note_lost(why),
+            IdleLinkEnd::Closed => {
                 self.note_lost(&IdleLinkError::CLOSED);
                 self.note_retired();
             }
@@ -222,8 +222,10 @@ impl PeerLinks {
 
     /// Notes that a link is being closed in good order.
     pub fn note_retired(&mut self) {
-        let is_last = self.ready.is_empty() && self.shared.is_empty();
-        self.goodbye.note_retired(is_last && self.counts.count(LinkActivity::Full) == 0);
+        let takes_sessions = !self.ready.is_empty() || !self.shared.is_empty();
+        if !takes_sessions && self.counts.count(LinkActivity::Full) == 0 {
+            self.goodbye.note_last_retired();
+        }
     }
 
     pub fn note_lost(&mut self, why: &IdleLinkError) {

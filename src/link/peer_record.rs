@@ -10,7 +10,7 @@ use crate::telemetry::clock;
 
 /// After this many unanswered `open`s in a row, a peer rests: it is used last.
 const UNANSWERED_MAX: u32 = 3;
-pub const PEER_COOLDOWN_PERIOD: Duration = Duration::from_secs(10);
+pub const PEER_REST_PERIOD: Duration = Duration::from_secs(10);
 
 /// The record of one peer, shared by all its links.
 #[derive(Debug, Default)]
@@ -32,14 +32,14 @@ impl PeerRecord {
     pub fn note_unanswered(&self) -> bool {
         let before = self.unanswered.fetch_add(1, Ordering::Relaxed);
         if before + 1 >= UNANSWERED_MAX {
-            self.pause();
+            self.begin_rest();
         }
         before + 1 == UNANSWERED_MAX
     }
 
     /// Its rank among peers: those that rest come last; of the others, the one used longest ago comes first.
     pub fn rank(&self) -> (bool, u64) {
-        (self.is_paused(), self.last_turn.load(Ordering::Relaxed))
+        (self.is_resting(), self.last_turn.load(Ordering::Relaxed))
     }
 
     /// Notes that it is used for a session. If it has yet to show that it answers again, only this session
@@ -47,7 +47,7 @@ impl PeerRecord {
     pub fn take_turn(&self, number: u64) {
         self.last_turn.store(number, Ordering::Relaxed);
         if self.is_doubtful() {
-            self.pause();
+            self.begin_rest();
         }
     }
 
@@ -55,13 +55,13 @@ impl PeerRecord {
         self.unanswered.load(Ordering::Relaxed) >= UNANSWERED_MAX
     }
 
-    fn is_paused(&self) -> bool {
+    fn is_resting(&self) -> bool {
         self.is_doubtful() && clock::coarse_ms() < self.rests_until_ms.load(Ordering::Relaxed)
     }
 
-    fn pause(&self) {
+    fn begin_rest(&self) {
         self.rests_until_ms
-            .store(clock::coarse_ms() + PEER_COOLDOWN_PERIOD.as_millis() as u64, Ordering::Relaxed);
+            .store(clock::coarse_ms() + PEER_REST_PERIOD.as_millis() as u64, Ordering::Relaxed);
     }
 }
 

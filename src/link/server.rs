@@ -44,7 +44,7 @@ pub enum IdleLossReason {
     Failed(IdleLinkError),
 }
 
-/// A link that has ended: how long it stood, and why it ended.
+/// A link that has ended: how long it was up, and why it ended.
 #[derive(Debug)]
 pub struct LinkLost {
     pub lifetime: Duration,

@@ -1,5 +1,5 @@
 //! The two sides of a session. State that only one kind of side has is inside that variant: a SOCKS5 link has
-//! its pending reply and its guard, a shared link has a place, and a session opened by the other gateway is
+//! its pending reply and its guard, a shared link has a slot, and a session opened by the other gateway is
 //! answered on its link.
 
 use std::{io, sync::Arc};
@@ -59,7 +59,7 @@ pub enum Downstream {
 pub struct SocksDownstream {
     stream: NetStream,
     reply: SocksReply,
-    /// Its place, held for as long as the session lives.
+    /// Its guard, held for as long as the session lives.
     _guard: LinkGuard,
 }
 
@@ -143,7 +143,7 @@ impl SocksDownstream {
 #[derive(Debug)]
 pub enum Upstream {
     Backend(NetStream),
-    /// A SOCKS5 link, with its place.
+    /// A SOCKS5 link, with its guard.
     Socks(NetStream, LinkGuard),
     /// A link that others share.
     Shared(Box<SessionOpening>),
@@ -156,7 +156,7 @@ pub struct SessionOpening {
     pub request: OpenRequest,
 }
 
-/// A place on a link.
+/// A link, with a slot on it for one session.
 #[derive(Debug)]
 pub struct LinkSlot {
     pub handle: LinkHandle,

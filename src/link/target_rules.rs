@@ -21,7 +21,7 @@ pub struct TargetState {
     pub progress: DialProgress,
 }
 
-/// How far it is with a gateway that may be dialled.
+/// How far dialling a gateway has got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DialProgress {
     NotDialled,

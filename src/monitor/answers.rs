@@ -61,8 +61,8 @@ async fn answer_at(
         return MonitorAnswer::new(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are answered here\n");
     }
     let stalled = watched.last_turn.stalled_for(now_us);
-    let stalled =
-        stalled.map(|time| format!("the gateway hangs: its engine has not turned for {}s", time.as_secs()));
+    let stalled = stalled
+        .map(|time| format!("the gateway hangs: its engine has made no progress for {}s", time.as_secs()));
     match (uri.path(), stalled) {
         ("/livez", None) => MonitorAnswer::well(vec!["alive".into()]),
         ("/livez" | "/readyz", Some(why)) => MonitorAnswer::unwell(vec![why]),
@@ -185,7 +185,10 @@ mod tests {
             let reported = answer(hangs).await;
             assert_eq!(reported.status.as_u16(), while_it_hangs, "{path}");
             if while_it_hangs == 503 {
-                assert_eq!(reported.body, "the gateway hangs: its engine has not turned for 6s\n", "{path}");
+                assert_eq!(
+                    reported.body, "the gateway hangs: its engine has made no progress for 6s\n",
+                    "{path}"
+                );
             }
         }
     }

@@ -289,7 +289,7 @@ fn all_failed(at: &HostPort, failed: Vec<(SocketAddr, AttemptError)>) -> DialErr
     }
 }
 
-/// If an address was dialled as written, the error contains it already.
+/// The addresses that were tried, for the error. None for an address dialled as written: the error names it already.
 fn tried_addresses(at: &HostPort, tried: impl Iterator<Item = (SocketAddr, String)>) -> TriedAddresses {
     match at.is_address() {
         true => TriedAddresses::default(),
@@ -422,7 +422,7 @@ mod tests {
         let reported = dial_from(of_other_family, &literal, WITHIN).await.expect_err("another family");
         assert_eq!(
             reported.to_string(),
-            format!("127.0.0.1:{port}: unreachable: no address of it can be dialled from ::1")
+            format!("127.0.0.1:{port}: unreachable: none of its addresses can be dialled from ::1")
         );
         let strange = Some("192.0.2.77".parse().expect("an address"));
         let error = dial_from(strange, &literal, WITHIN).await.expect_err("it is not ours");

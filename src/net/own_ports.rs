@@ -1,5 +1,5 @@
 //! The ports at which this process takes the clients of its services. A backend that leads back to those of its own
-//! service gets no session: each would open the next one, until no place is left.
+//! service gets no session: each would open the next one, until none may be opened any more.
 //!
 //! An address alone does not decide that, since the kernel may lead it elsewhere (NAT, IPVS). Whether a connection has
 //! come in here, its port knows. So the first dial to an address that looks like an own port is announced there, and
@@ -42,7 +42,7 @@ const ELSEWHERE_TTL: Duration = Duration::from_secs(300);
 /// The ports of each service at which nobody comes in but its own clients.
 #[derive(Debug, Clone, Default)]
 pub struct OwnPorts {
-    locations: Arc<ArcSwap<HashMap<ServiceName, Vec<ListenerAddresses>>>>,
+    ports: Arc<ArcSwap<HashMap<ServiceName, Vec<ListenerAddresses>>>>,
     announced: Arc<AnnouncedDials>,
 }
 
@@ -57,19 +57,18 @@ impl OwnPorts {
     /// Ports that share this bound on their clients.
     pub fn bounded_by(clients: Arc<DescriptorQuota>) -> Self {
         let announced = AnnouncedDials { clients: Some(clients), ..AnnouncedDials::default() };
-        Self { locations: Arc::default(), announced: Arc::new(announced) }
+        Self { ports: Arc::default(), announced: Arc::new(announced) }
     }
 
-    pub fn set(&self, locations: HashMap<ServiceName, Vec<ListenerAddresses>>) {
-        self.locations.store(Arc::new(locations));
+    pub fn set(&self, ports: HashMap<ServiceName, Vec<ListenerAddresses>>) {
+        self.ports.store(Arc::new(ports));
         self.announced.elsewhere().clear();
     }
 
     /// Where clients of the service come in at the moment.
     pub fn of(&self, service: &ServiceName) -> ServicePorts {
-        let locations = self.locations.load();
-        let at =
-            locations.get(service).into_iter().flatten().flat_map(ListenerAddresses::listens_at).collect();
+        let ports = self.ports.load();
+        let at = ports.get(service).into_iter().flatten().flat_map(ListenerAddresses::listens_at).collect();
         ServicePorts { at, announced: self.announced.clone() }
     }
 

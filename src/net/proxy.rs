@@ -1,5 +1,6 @@
 //! Reads the PROXY protocol header that a proxy in front of us sends. The bytes are parsed in `proto::proxy`; here is
-//! only how many of them are read, and no more.
+//! only how many of them are read, and no more. Headers for backends are sent in `connect::direct`; proxies that links are
+//! dialled through are in `via`.
 
 use std::{io, net::SocketAddr};
 

@@ -21,7 +21,7 @@ pub enum ResolveError {
     NoAddress,
     #[error("there is no interface `{0}`")]
     NoInterface(String),
-    #[error("no address of it can be dialled from {0}")]
+    #[error("none of its addresses can be dialled from {0}")]
     OtherFamily(IpAddr),
     #[error("no answer within {}s", .0.as_secs_f32())]
     Late(Duration),

@@ -55,7 +55,7 @@ pub struct NameResolver {
 
 impl fmt::Debug for NameResolver {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str("Names")
+        out.write_str("NameResolver")
     }
 }
 

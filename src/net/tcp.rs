@@ -24,12 +24,12 @@ use super::socket_options;
 /// After this silence the kernel asks a peer gateway whether it is there: after 3 s, and then four probes 2 s
 /// apart. If the connection stands still for 5 s, one of them is still answered; if it is dead, that is noticed
 /// in 11 s.
-const LINK_KEEPALIVE: KeepaliveSettings = KeepaliveSettings { idle: 3, interval: 2, questions: 4 };
+const LINK_KEEPALIVE: KeepaliveSettings = KeepaliveSettings { idle: 3, interval: 2, probes: 4 };
 /// How the kernel asks clients and backends, whose networks may be slow or sleeping.
-const EDGE_KEEPALIVE: KeepaliveSettings = KeepaliveSettings { idle: 30, interval: 10, questions: 3 };
+const EDGE_KEEPALIVE: KeepaliveSettings = KeepaliveSettings { idle: 30, interval: 10, probes: 3 };
 /// If nothing is acknowledged for this long, a ready link is dead. This is only for ready links: on a link in
 /// use it would also end a living peer that does not read.
-const READY_USER_TIMEOUT: Duration = Duration::from_secs(10);
+const READY_LINK_USER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Retransmits and window probes of a link come at least this often. So silence is meaningful, and a connection
 /// that works again is used before the other end is taken for dead.
 const LINK_RTO_MAX_MS: u32 = 1_000;
@@ -37,7 +37,7 @@ const LINK_RTO_MAX_MS: u32 = 1_000;
 /// gone.
 pub const ACK_TIMEOUT: Duration = Duration::from_secs(7);
 /// How many unanswered probes there must be before silence counts.
-const QUESTIONS_MIN: u8 = 2;
+const KEEPALIVE_PROBES_MIN: u8 = 2;
 
 /// The longest time between two checks of what is acknowledged.
 const ACKNOWLEDGED_CHECK_MAX: Duration = Duration::from_millis(50);
@@ -47,7 +47,7 @@ const TCP_CLOSE: u8 = 7;
 struct KeepaliveSettings {
     idle: u64,
     interval: u64,
-    questions: u32,
+    probes: u32,
 }
 
 /// Options for the sockets that a client port accepts. They are set on the listening socket and inherited
@@ -76,7 +76,7 @@ pub fn prepare_link(stream: &TcpStream) -> io::Result<()> {
     let socket = SockRef::from(stream);
     socket.set_linger(Some(Duration::ZERO))?;
     socket.set_tcp_keepalive(&LINK_KEEPALIVE.options())?;
-    SockRef::from(stream).set_tcp_user_timeout(Some(READY_USER_TIMEOUT))?;
+    SockRef::from(stream).set_tcp_user_timeout(Some(READY_LINK_USER_TIMEOUT))?;
     // An older kernel doubles its pauses up to two minutes. A dead connection with a closed window is then
     // noticed later, but the link is kept anyway.
     let _ = socket_options::set_rto_max(stream.as_fd(), LINK_RTO_MAX_MS);
@@ -173,7 +173,7 @@ pub fn unacknowledged_for(stream: &TcpStream) -> Option<Duration> {
         return None;
     }
     let unanswered = info.tcpi_retransmits.max(info.tcpi_probes);
-    Some(match unanswered >= QUESTIONS_MIN {
+    Some(match unanswered >= KEEPALIVE_PROBES_MIN {
         true => Duration::from_millis(info.tcpi_last_ack_recv.into()),
         false => Duration::ZERO,
     })
@@ -188,7 +188,7 @@ pub struct SocksLinkWatch {
 
 /// The result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SocksLinkState {
+pub enum Acknowledgement {
     All,
     /// Data is on its way.
     NotYet,
@@ -197,20 +197,20 @@ pub enum SocksLinkState {
 }
 
 impl SocksLinkWatch {
-    pub fn check(&mut self, stream: &TcpStream) -> SocksLinkState {
+    pub fn check(&mut self, stream: &TcpStream) -> Acknowledgement {
         self.note(unacknowledged_for(stream), Instant::now())
     }
 
     /// Judges the link by the kernel's figures.
-    pub fn note(&mut self, unacknowledged: Option<Duration>, now: Instant) -> SocksLinkState {
+    pub fn note(&mut self, unacknowledged: Option<Duration>, now: Instant) -> Acknowledgement {
         let Some(silent) = unacknowledged else {
             self.since = None;
-            return SocksLinkState::All;
+            return Acknowledgement::All;
         };
         let since = *self.since.get_or_insert(now);
         match silent.min(now - since) >= ACK_TIMEOUT {
-            true => SocksLinkState::Never,
-            false => SocksLinkState::NotYet,
+            true => Acknowledgement::Never,
+            false => Acknowledgement::NotYet,
         }
     }
 }
@@ -220,7 +220,7 @@ impl KeepaliveSettings {
         TcpKeepalive::new()
             .with_time(Duration::from_secs(self.idle))
             .with_interval(Duration::from_secs(self.interval))
-            .with_retries(self.questions)
+            .with_retries(self.probes)
     }
 }
 
@@ -282,9 +282,12 @@ mod tests {
         }
         let began = Instant::now();
         let ended = streams[0].ready(tokio::io::Interest::ERROR);
-        tokio::time::timeout(2 * READY_USER_TIMEOUT, ended).await.expect("it ends").expect("it is watched");
+        tokio::time::timeout(2 * READY_LINK_USER_TIMEOUT, ended)
+            .await
+            .expect("it ends")
+            .expect("it is watched");
         let took = began.elapsed() + Duration::from_secs(2);
-        assert!(took >= READY_USER_TIMEOUT && took < READY_USER_TIMEOUT * 3 / 2, "{took:?}");
+        assert!(took >= READY_LINK_USER_TIMEOUT && took < READY_LINK_USER_TIMEOUT * 3 / 2, "{took:?}");
         assert!(!is_closed(&streams[1]));
     }
 
@@ -294,12 +297,12 @@ mod tests {
         let at = |seconds: u64| began + Duration::from_secs(seconds);
         let idle_for = |seconds: u64| Some(Duration::from_secs(seconds));
         // An hour with nothing to acknowledge, and then a connection that stands still for a moment.
-        assert_eq!(delivery.note(None, at(0)), SocksLinkState::All);
-        assert_eq!(delivery.note(idle_for(3600), at(3600)), SocksLinkState::NotYet);
-        assert_eq!(delivery.note(idle_for(3606), at(3606)), SocksLinkState::NotYet);
-        assert_eq!(delivery.note(None, at(3606)), SocksLinkState::All);
-        assert_eq!(delivery.note(idle_for(3610), at(3610)), SocksLinkState::NotYet);
-        assert_eq!(delivery.note(idle_for(3617), at(3617)), SocksLinkState::Never);
+        assert_eq!(delivery.note(None, at(0)), Acknowledgement::All);
+        assert_eq!(delivery.note(idle_for(3600), at(3600)), Acknowledgement::NotYet);
+        assert_eq!(delivery.note(idle_for(3606), at(3606)), Acknowledgement::NotYet);
+        assert_eq!(delivery.note(None, at(3606)), Acknowledgement::All);
+        assert_eq!(delivery.note(idle_for(3610), at(3610)), Acknowledgement::NotYet);
+        assert_eq!(delivery.note(idle_for(3617), at(3617)), Acknowledgement::Never);
     }
 
     #[test]
@@ -308,7 +311,7 @@ mod tests {
         for second in 0..1000 {
             let silent = Duration::from_secs(second % 7);
             let seen = delivery.note(Some(silent), began + Duration::from_secs(second));
-            assert_eq!(seen, SocksLinkState::NotYet, "second {second}");
+            assert_eq!(seen, Acknowledgement::NotYet, "second {second}");
         }
     }
 }

@@ -214,9 +214,9 @@ fn check_answer(head: &[u8], to: &HostPort, login: Option<&ProxyLogin>) -> Resul
         }
         200..=299 => Ok(()),
         407 => {
-            let requested =
+            let challenges =
                 answer.headers.iter().filter(|field| field.name.eq_ignore_ascii_case("proxy-authenticate"));
-            let schemes: Vec<_> = requested.map(|field| field.value).collect();
+            let schemes: Vec<_> = challenges.map(|field| field.value).collect();
             let is_basic = |value: &&[u8]| value.len() >= 5 && value[..5].eq_ignore_ascii_case(b"basic");
             if !schemes.is_empty() && !schemes.iter().any(is_basic) {
                 return Err(ViaErrorKind::OtherLogin(escape_for_display(schemes[0])));

@@ -112,7 +112,7 @@ struct WrittenAuth {
     is_insecure: bool,
 }
 
-/// The written options, at one place.
+/// The written options, of one map.
 #[derive(Clone)]
 pub(super) struct RawAuth {
     auth: ReadValue<Located<WrittenAuth>>,
@@ -285,7 +285,7 @@ fn token_locations(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Opti
                 locations.push(location);
                 continue;
             }
-            Some(_) => ValueProblem::new(format!("`{text}` stands here twice"), "remove one"),
+            Some(_) => ValueProblem::new(format!("`{text}` is listed twice"), "remove one"),
             None => ValueProblem::new(
                 format!("`{}` is not where a token can be", quote_for_problem(text)),
                 "write `header`, `cookie:NAME` or `query:NAME`, with a name of letters, digits, `_`, `.` and `-`",
@@ -318,7 +318,7 @@ fn user_names(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<BT
         } else if names.insert(text.to_owned()) {
             continue;
         } else {
-            ValueProblem::new(format!("`{}` stands here twice", quote_for_problem(text)), "remove one")
+            ValueProblem::new(format!("`{}` is listed twice", quote_for_problem(text)), "remove one")
         };
         problems.push(fault.at(item.location()));
     }

@@ -208,7 +208,7 @@ fn backend_list(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<
             Backend::Http(http) => Some((http.remote.at.clone(), http.path.clone())),
         };
         if !seen.insert(server) {
-            let what = format!("`{}` stands here twice", backend.value);
+            let what = format!("`{}` is listed twice", backend.value);
             problems.push(ValueProblem::new(what, "remove one").at(backend.location));
             continue;
         }

@@ -134,7 +134,7 @@ fn label(path: &Path) -> Arc<str> {
     text::clean_path(path).into()
 }
 
-/// Takes `extends` out of the top map: the file it names, and the place that names it.
+/// Takes `extends` out of the top map: the file it names, and the location that names it.
 fn take_extends(
     node: &mut YamlNode,
     path: &Path,

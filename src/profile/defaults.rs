@@ -45,8 +45,8 @@ pub const PREPARED_RANGE: RangeInclusive<usize> = 1..=65_535;
 pub const RETIRE_RANGE: RangeInclusive<Duration> =
     RangeInclusive::new(Duration::from_secs(60), Duration::from_secs(24 * 60 * 60));
 
-/// A minimum of one works as over SOCKS5; the maximum is what two bytes of `hello` and one task can handle
-/// well.
+/// With one, a link carries one session, as over SOCKS5. The maximum is what one task handles well; it fits into the two
+/// bytes of `hello`.
 pub const SESSIONS_PER_LINK_RANGE: RangeInclusive<usize> = 1..=16_384;
 
 /// With zero, a client without a ready link is refused at once.
@@ -63,7 +63,7 @@ pub const ACCEPTS_MAX: usize = 64;
 
 pub const PEERS_MAX: usize = 256;
 
-/// More lines than a plan for a week needs.
+/// A week fits whose days have nine opening times each.
 pub const HOURS_MAX: usize = 64;
 
 /// Files with lists of revoked certificates.
@@ -78,7 +78,7 @@ pub const USERS_MAX: usize = 10_000;
 /// As long as a link carries a user's name.
 pub const USER_BYTES_MAX: usize = 255;
 
-/// Claims of one token, and places where it may stand.
+/// Claims of one token, and sources that it may come from.
 pub const CLAIMS_MAX: usize = 16;
 pub const TOKEN_PLACES_MAX: usize = 8;
 

@@ -265,7 +265,7 @@ fn server_names(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<
         } else if seen.insert(name) {
             continue;
         } else {
-            ValueProblem::new(format!("`{text}` stands here twice"), "remove one")
+            ValueProblem::new(format!("`{text}` is listed twice"), "remove one")
         };
         problems.push(fault.at(item.location()));
     }
@@ -327,7 +327,7 @@ pub(super) fn alpn_names(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -
             let what = format!("`{}` is not a protocol's name", quote_for_problem(name));
             ValueProblem::new(what, "write a name of 1 to 255 bytes, such as `h2`")
         } else if names.iter().any(|other| other == name) {
-            ValueProblem::new(format!("`{}` stands here twice", quote_for_problem(name)), "remove one")
+            ValueProblem::new(format!("`{}` is listed twice", quote_for_problem(name)), "remove one")
         } else {
             names.push(name.to_owned());
             continue;
@@ -355,7 +355,7 @@ fn clients(
     problems: &mut Vec<Problem>,
 ) -> Option<ClientCertificates> {
     let Some(ca) = ca else {
-        let advice = "write the file with the authority that clients' certificates come from";
+        let advice = "name the file with the CA that issues clients' certificates";
         fields.report_missing(&keys::CLIENT_CA, advice, problems);
         return None;
     };

@@ -300,7 +300,7 @@ pub(super) fn split<'a>(
     if text.contains('@') && !holds_no_login {
         return Err(ValueProblem::new(
             "the address holds a user name or a password",
-            "remove what stands before the `@`, and the `@`",
+            "remove everything up to and including the `@`",
         ));
     }
     if text.len() > ADDRESS_BYTES_MAX {
@@ -314,7 +314,7 @@ pub(super) fn split<'a>(
     if let Some(known) = schemes.known.iter().find(|known| **known == scheme) {
         return Ok((known, rest));
     }
-    let what = format!("`{}` is not a scheme that can stand here", quote_for_problem(scheme));
+    let what = format!("`{}` is not a scheme that is allowed here", quote_for_problem(scheme));
     Err(ValueProblem::new(what, format!("use `{}`", schemes.known.join("` or `"))))
 }
 
@@ -475,7 +475,7 @@ mod tests {
             ("http://h:1/a?b", "`/a?b` is not a path"),
             ("http://h", "`h` has no port"),
             ("https://h/shop:1", "`h` has no port"),
-            ("socks://h:1", "`socks` is not a scheme that can stand here"),
+            ("socks://h:1", "`socks` is not a scheme that is allowed here"),
             ("echo://h:1", "`echo` takes neither host nor port"),
             ("unix://run/app.sock", "`run/app.sock` is not an absolute path"),
             ("unix:///run/", "`/run/` names no socket"),

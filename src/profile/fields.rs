@@ -11,7 +11,7 @@ use super::{
     yaml::{SourcePosition, YamlEntry, YamlNode, YamlValue, join_path},
 };
 
-/// A value and the place at which it is reported.
+/// A value and the location at which it is reported.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Located<T> {
     pub value: T,
@@ -59,7 +59,7 @@ pub(super) enum ZeroDuration {
 pub(super) struct MapReader<'a> {
     path: String,
     keys: &'static KeyMap,
-    /// The place of the map's own key.
+    /// The location of the map's own key.
     pub location: ProfileLocation,
     entries: &'a [YamlEntry],
 }
@@ -259,7 +259,7 @@ impl<'a> ValueReader<'a> {
                 let what = format!("`{}` is not a name", quote_for_problem(text));
                 ValueProblem::new(what, "write a name as the peer's certificate has it, without spaces")
             } else if !seen.insert(text) {
-                ValueProblem::new(format!("`{text}` stands here twice"), "remove one")
+                ValueProblem::new(format!("`{text}` is listed twice"), "remove one")
             } else {
                 names.push(item.at(text.to_owned()));
                 continue;

@@ -5,7 +5,10 @@ use std::{
     path::{MAIN_SEPARATOR, Path, PathBuf},
 };
 
-use super::problem::{Problem, ProfileLocation, ValueProblem};
+use super::{
+    problem::{Problem, ProfileLocation, ValueProblem},
+    spelling::nearest,
+};
 use crate::text;
 
 /// The file for `name_or_file`: that file if it looks like a file's name, or else `NAME.yaml` in the first
@@ -26,11 +29,19 @@ pub fn find(name_or_file: &str, folders: &[PathBuf]) -> Result<PathBuf, Problem>
             key: "profile".to_owned(),
         };
         let what = format!("no profile of this name in {}", looked.join(", "));
-        ValueProblem::new(
-            what,
-            "correct the name, name a file (`./NAME.yaml`), or write a first profile with `portcullis init`",
-        )
-        .at(location)
+        let there: Vec<_> = folders.iter().flat_map(|folder| list(folder)).collect();
+        let names: Vec<_> = there.iter().filter_map(|file| file.file_stem()?.to_str()).collect();
+        let advice = match (nearest(name_or_file, &names), names.is_empty()) {
+            (Some(meant), _) => format!("did you mean `{meant}`? `portcullis profiles` lists them"),
+            (None, false) => {
+                "`portcullis profiles` lists those there are; a file is named with its path (`./NAME.yaml`)"
+                    .into()
+            }
+            (None, true) => {
+                "name a file (`./NAME.yaml`), or write a first profile with `portcullis init`".into()
+            }
+        };
+        ValueProblem::new(what, advice).at(location)
     })
 }
 
@@ -61,9 +72,9 @@ mod tests {
         assert_eq!(find("web.yaml", &folders), Ok(PathBuf::from("web.yaml")));
         assert_eq!(find("./web", &folders), Ok(PathBuf::from("./web")));
         let lost = find("wob", &folders).map_err(|problem| problem.to_string());
-        assert!(
-            lost.is_err_and(|text| text.starts_with("wob.yaml:0:0: profile: no profile of this name in "))
-        );
+        let words = "wob.yaml:0:0: profile: no profile of this name in ";
+        let is_named = |text: String| text.starts_with(words) && text.contains("did you mean `web`?");
+        assert!(lost.is_err_and(is_named));
         assert_eq!(list(second.path()), [second.path().join("web.yaml")]);
         assert!(list(&second.path().join("none")).is_empty());
     }

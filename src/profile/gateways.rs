@@ -132,7 +132,7 @@ pub(super) fn name_servers(top: &MapReader<'_>, problems: &mut Vec<Problem>) -> 
                 )
             }
             Ok(server) if !seen.insert(server) => {
-                ValueProblem::new(format!("`{written}` stands here twice"), "remove one")
+                ValueProblem::new(format!("`{written}` is listed twice"), "remove one")
             }
             Ok(server) => {
                 servers.push(server);

@@ -11,6 +11,7 @@ use super::{
     size,
     yaml::YamlValue,
 };
+use crate::text;
 
 /// The rules of a service for its clients.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -86,7 +87,7 @@ pub struct SessionLimits {
 
 impl fmt::Display for SessionLimits {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let sessions = self.sessions.map(|sessions| format!("{sessions} sessions"));
+        let sessions = self.sessions.map(|sessions| text::count(sessions as u64, "session"));
         let rate = self.rate.map(|rate| format!("{rate}, {} at once", self.burst));
         let words: Vec<_> = [sessions, rate].into_iter().flatten().collect();
         out.write_str(&words.join(", "))
@@ -209,10 +210,10 @@ fn filter(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<Client
                     match known.insert(network, rule) {
                         None => continue,
                         Some(other) if other == rule => {
-                            ValueProblem::new(format!("`{network}` stands here twice"), "remove one")
+                            ValueProblem::new(format!("`{network}` is listed twice"), "remove one")
                         }
                         Some(_) => ValueProblem::new(
-                            format!("`{network}` stands in `allow` and in `deny`"),
+                            format!("`{network}` is in both `allow` and `deny`"),
                             "remove it from one of them",
                         ),
                     }

@@ -24,7 +24,7 @@ pub struct OpeningHours {
     written: String,
 }
 
-/// From one minute on some days to another, which may be on the next day.
+/// On these days, from one minute to another; the end may be on the next day.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct WeeklySpan {
     /// Monday first.

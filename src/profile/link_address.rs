@@ -388,18 +388,18 @@ mod tests {
     #[test]
     fn each_bad_link_address_has_its_own_error() {
         let table = [
-            ("ws://h:1/link", "`ws` is not a scheme that can stand here"),
+            ("ws://h:1/link", "`ws` is not a scheme that is allowed here"),
             ("socks+ws://h/link", "`h` has no port"),
             ("socks+ws://h:1/a//b", "`/a//b` is not a path"),
             ("socks+ws://h:1/a?b", "`/a?b` is not a path"),
             ("socks+tls://h:1/link", "unexpected text after the port in `h:1/link`"),
-            ("srv+socks+tls://h", "`srv+socks+tls` is not a scheme that can stand here"),
+            ("srv+socks+tls://h", "`srv+socks+tls` is not a scheme that is allowed here"),
         ];
         for (text, what) in table {
             assert_eq!(parsed(text, PortUse::Listening), Err(what.to_owned()), "{text}");
         }
         let dialled = [
-            ("srv+tcp://h", "`srv+tcp` is not a scheme that can stand here"),
+            ("srv+tcp://h", "`srv+tcp` is not a scheme that is allowed here"),
             ("srv+socks+tls://h:1443", "`h:1443` has a port, and so have the SRV records"),
             ("srv+socks+tls://h/link", "unexpected text after the name in `h/link`"),
             ("srv+socks+tls://10.0.0.1", "`10.0.0.1` is an address, and has no SRV records"),

@@ -397,7 +397,7 @@ pub enum ExpiredListPolicy {
 /// PEM text, and where it comes from. The same file is the same source, wherever a profile names it.
 #[derive(Clone, Eq)]
 pub enum PemSource {
-    /// A file, and the place in the profile that names it.
+    /// A file, and the location in the profile that names it.
     File { path: PathBuf, location: ProfileLocation },
     /// Made at the start, never on disk.
     Memory(Arc<str>),
@@ -416,8 +416,8 @@ impl PemSource {
 impl fmt::Debug for PemSource {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::File { path, .. } => write!(out, "{}", path.display()),
-            Self::Memory(_) => out.write_str("built in"),
+            Self::File { path, .. } => write!(out, "PemSource {}", path.display()),
+            Self::Memory(_) => out.write_str("PemSource built in"),
         }
     }
 }

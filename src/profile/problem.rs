@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-/// A place in a profile. Line and column count from 1; 0 where there is none.
+/// A location in a profile. Line and column count from 1; 0 where there is none.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ProfileLocation {
     pub file: Arc<str>,
@@ -27,7 +27,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// A problem whose place only the caller knows.
+/// A problem whose location only the caller knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ValueProblem {
     pub what: String,

@@ -1,4 +1,4 @@
-//! A profile as written: the same shape, with each value read and its place known, defaults filled in, and no
+//! A profile as written: the same shape, with each value read and its location known, defaults filled in, and no
 //! mode chosen yet.
 //!
 //! Only checks of single keys are here. Those of several keys are in `cross_checks`, and those of the mode in
@@ -351,10 +351,17 @@ fn plain_address<T>(
     parse: impl FnOnce(&str) -> Result<T, ValueProblem>,
     problems: &mut Vec<Problem>,
 ) -> Option<Located<T>> {
-    let YamlValue::Text(text) = &field.node.value else {
-        return field.refuse_type("an address", "write SCHEME://HOST:PORT", problems);
+    let text = match &field.node.value {
+        YamlValue::Text(text) => text.clone(),
+        // A port alone: what is missing is said as of any text.
+        YamlValue::Integer(number) => number.to_string(),
+        YamlValue::Null
+        | YamlValue::Bool(_)
+        | YamlValue::Float(_)
+        | YamlValue::List(_)
+        | YamlValue::Map(_) => return field.refuse_type("an address", "write one, as text", problems),
     };
-    match parse(text) {
+    match parse(&text) {
         Ok(value) => Some(field.at(value)),
         Err(fault) => field.refuse(fault, problems),
     }
@@ -372,7 +379,7 @@ pub(super) fn distinct<T>(
         let at = location(&item.value);
         if seen.contains(&at) {
             problems
-                .push(ValueProblem::new(format!("`{at}` stands here twice"), "remove one").at(item.location));
+                .push(ValueProblem::new(format!("`{at}` is listed twice"), "remove one").at(item.location));
         } else {
             seen.insert(at);
             distinct.push(item);

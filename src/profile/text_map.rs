@@ -8,7 +8,7 @@ use super::{
     yaml::{self, DocumentWords, SourceFile, WHOLE, YamlValue},
 };
 
-/// An entry, and its place.
+/// An entry, and its location.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedText {
     pub name: String,
@@ -39,7 +39,7 @@ pub fn read_text_map(text: &str, label: &str) -> Result<(Vec<NamedText>, Vec<Pro
             texts.push(NamedText { name: entry.key, text, location });
             continue;
         }
-        let fault = ValueProblem::new("what stands behind a name must be a text", "write `NAME: TARGET`");
+        let fault = ValueProblem::new("the value of a name must be text", "write `NAME: TARGET`");
         problems.push(fault.at(location));
     }
     Ok((texts, problems))

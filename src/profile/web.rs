@@ -45,7 +45,7 @@ pub enum MessageKind {
     Text,
 }
 
-/// The places of keys that mean nothing unless WebSocket frames are decoded.
+/// The locations of keys that mean nothing unless WebSocket frames are decoded.
 pub(super) fn frame_key_locations(fields: &MapReader<'_>) -> Vec<ProfileLocation> {
     keys::FRAME_OPTIONS.iter().filter_map(|key| fields.take(*key)).map(|field| field.location()).collect()
 }
@@ -136,7 +136,7 @@ fn names(
                 continue;
             }
             Ok(_) => {
-                ValueProblem::new(format!("`{}` stands here twice", quote_for_problem(text)), "remove one")
+                ValueProblem::new(format!("`{}` is listed twice", quote_for_problem(text)), "remove one")
             }
             Err(fault) => fault,
         };

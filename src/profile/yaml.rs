@@ -134,7 +134,7 @@ fn control_sign(text: &str, top: &SourcePosition) -> Option<Problem> {
     let before = &text[..at];
     let line = 1 + before.matches('\n').count();
     let column = 1 + before.chars().rev().take_while(|ch| *ch != '\n').count();
-    let what = format!("a control sign, `{}`, stands here", ch.escape_default());
+    let what = format!("there is a control character here, `{}`", ch.escape_default());
     Some(ValueProblem::new(what, "remove it").at(SourcePosition { line, column, ..top.clone() }.location("")))
 }
 
@@ -267,7 +267,7 @@ impl<'de> Visitor<'de> for NodeSeed<'_> {
 
 fn key_fault(kind: KeyKind, again: bool) -> Option<ValueProblem> {
     match (kind, again) {
-        (_, true) => Some(ValueProblem::new("this key stands here a second time", "keep one of the two")),
+        (_, true) => Some(ValueProblem::new("this key appears twice", "keep one of the two")),
         (KeyKind::Other, false) => Some(ValueProblem::new("this key is not text", "put it in quotes")),
         (KeyKind::Text, false) => None,
     }

@@ -29,7 +29,7 @@ pub enum ClientHelloError {
     Message(u8),
     #[error("its hello is longer than {HELLO_BYTES_MAX} bytes")]
     Long,
-    #[error("a length within its hello goes past the end of it")]
+    #[error("a length in its hello exceeds the message")]
     Cut,
     #[error("its hello asks for two names")]
     Twice,

@@ -30,7 +30,7 @@ pub enum ProxyHeaderError {
     Begin { at: usize, byte: u8 },
     #[error("its PROXY line has no end within {LINE_BYTES_MAX} bytes")]
     Long,
-    #[error("its PROXY line ends in LF alone, where CR LF has to stand")]
+    #[error("its PROXY line ends in LF instead of CR LF")]
     End,
     #[error("byte {0} of its PROXY line is not ASCII")]
     Text(usize),

@@ -28,7 +28,7 @@ pub struct RecordingPlayer {
     state: PlayerState,
     /// An index into [`SPEEDS`].
     speed: usize,
-    /// Since when the snapshot at `place` is shown.
+    /// Since when the snapshot at `index` is shown.
     since: Instant,
     /// Read once, when it is first requested.
     history: Arc<OnceLock<HistoryRing>>,

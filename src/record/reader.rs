@@ -63,11 +63,11 @@ impl Recording {
         self.offsets.len()
     }
 
-    /// The snapshot at a place below [`count`](Self::count).
+    /// The snapshot at an index below [`count`](Self::count).
     pub fn snapshot(&mut self, index: usize) -> Result<Arc<Snapshot>, RecordError> {
         let SnapshotOffset { offset, line: number, .. } = self.offsets[index];
-        let target_time = self.file.seek(SeekFrom::Start(offset));
-        target_time.map_err(|source| RecordError::Io { path: self.path.clone(), source })?;
+        let sought = self.file.seek(SeekFrom::Start(offset));
+        sought.map_err(|source| RecordError::Io { path: self.path.clone(), source })?;
         let line = self.line()?;
         let snapshot: RecordedSnapshot<'_> =
             serde_json::from_slice(&line).map_err(|error| self.line_error(number, error.into()))?;
@@ -79,7 +79,7 @@ impl Recording {
         Ok(Arc::new(snapshot))
     }
 
-    /// When the snapshot at `place` was made.
+    /// When the snapshot at `index` was made.
     pub fn at(&self, index: usize) -> SystemTime {
         self.offsets[index].at
     }

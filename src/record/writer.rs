@@ -151,7 +151,7 @@ impl RecorderEnd {
 
 /// A little less than a second, since snapshots do not come exactly at quarters.
 const SNAPSHOT_INTERVAL: Duration = Duration::from_millis(900);
-/// This many skipped snapshots are reported; fewer only mean a busy disk.
+/// From this many skipped snapshots on, a notice is written; fewer only mean a busy disk.
 const SKIPPED_REPORT_MIN: u32 = 3;
 
 #[cfg(test)]

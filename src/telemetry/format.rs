@@ -1,5 +1,7 @@
 //! Formats numbers for operators: few digits, bounded width, one unit letter.
 
+pub use crate::text::count;
+
 /// The widest result of [`amount`], [`age`] and [`span`].
 pub const WIDTH: u16 = 6;
 
@@ -28,6 +30,11 @@ pub fn amount(bytes: u64) -> String {
     }
 }
 
+/// `1 session`, `1.2k sessions`.
+pub fn amount_of(number: u64, thing: &str) -> String {
+    format!("{} {thing}{}", amount(number), if number == 1 { "" } else { "s" })
+}
+
 /// Bytes for text: `0 B`, `1.2 kB`.
 pub fn bytes(bytes: u64) -> String {
     let short = amount(bytes);
@@ -40,11 +47,6 @@ pub fn bytes(bytes: u64) -> String {
 /// Bytes a second for text: `84.2 MB/s`.
 pub fn rate(bytes_a_second: u64) -> String {
     format!("{}/s", bytes(bytes_a_second))
-}
-
-/// `1 session`, `12 sessions`.
-pub fn count(number: u64, thing: &str) -> String {
-    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }
 
 /// How old something is: `00:41`, `59:59`, `3h12m`, `3d04h`, `123d`.

@@ -215,7 +215,8 @@ impl HistoryRing {
         let is_whole = |(tier, (step, most)): (&Vec<HistorySample>, (u64, usize))| {
             tier.len() <= most
                 && tier.is_sorted_by(|a, b| a.at < b.at)
-                && tier.iter().all(|sample| sample.at.is_multiple_of(step) && sample.seconds <= step)
+                // After the clock was set back, a step has more seconds than its length.
+                && tier.iter().all(|sample| sample.at.is_multiple_of(step))
         };
         if !tiers.iter().zip(TIERS).all(is_whole) {
             return Err(SavedHistoryError::Damaged);
@@ -362,5 +363,15 @@ mod tests {
         let one = HistorySample { wait_ms: Some(3.0), ..sample_at(NOW, 40) };
         let sum = one.beside(&HistorySample { wait_ms: Some(9.0), up: u64::MAX, ..sample_at(NOW, 50) });
         assert_eq!((sum.up, sum.open, sum.links_wanted, sum.wait_ms), (u64::MAX, 9, 16, Some(9.0)));
+    }
+
+    #[test]
+    fn an_hour_in_which_the_clock_was_set_back_is_kept() {
+        let mut history = HistoryRing::default();
+        for at in [NOW, NOW + 1, NOW + 2, NOW, NOW + 1, NOW + 2, NOW + 3] {
+            history.take_second(sample_at(at, 1));
+        }
+        let kept = history.last_hour(NOW + 4);
+        assert_eq!(HistoryRing::from_kept(kept, NOW + 4).map(|_| ()), Ok(()));
     }
 }

@@ -36,7 +36,7 @@ pub enum LinkCause {
     NoKnownService,
     NoInternalGateway,
     NoDmzGateway,
-    /// Its links stood, and were lost without a goodbye.
+    /// Its links were up, and were lost without a goodbye.
     GatewayLost,
     /// Anything else, including causes from a later version.
     #[serde(other)]

@@ -1,7 +1,8 @@
 //! Rate limits for log lines that outsiders can cause: a few of each kind per second in full, the rest as a
 //! count, so that whoever sends a lot does not fill the log.
 //!
-//! The engine flushes the counts several times a second; nothing here waits or spawns.
+//! The engine flushes the counts several times a second; nothing here waits or spawns. Refused sessions are counted apart,
+//! in `refusals`.
 
 use std::{
     collections::HashMap,

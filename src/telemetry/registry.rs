@@ -404,7 +404,7 @@ impl OpenSession {
         );
     }
 
-    /// Another line for operators, unless the client or the operator ended it.
+    /// Adds the end to the notices, unless the client or the operator ended it.
     fn notify_operator(&self, end: &SessionEnd, notices: &NoticeLog) {
         let line = format!("{}: {end}", self.service);
         let is_refusal = !self.counters.is_carried();

@@ -144,7 +144,7 @@ pub struct Snapshot {
     /// Why the last of them were lost; shown for a minute.
     #[serde(default)]
     pub log_trouble: Option<String>,
-    /// The lines lost for each place where they should have been written.
+    /// The lines lost for each sink where they should have been written.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub log_losses: Vec<LogLossRow>,
     /// Bytes a second over the last two minutes, one sample a second, oldest first.

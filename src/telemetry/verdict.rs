@@ -218,7 +218,7 @@ pub struct RevocationListRow {
     /// UTC, RFC 3339.
     pub ends: String,
     pub has_expired: bool,
-    /// Whether certificates that it covers are refused once it has ended.
+    /// Whether certificates of its issuer are refused once the list has expired.
     pub refuses: bool,
 }
 

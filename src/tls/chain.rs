@@ -166,7 +166,7 @@ pub fn revoked(leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>], at: usize
     Some(ChainError::Revoked { one })
 }
 
-/// The fault that it is no longer known whether one is revoked.
+/// The error when the issuer's list has expired, so that nobody knows whether a certificate is revoked.
 pub fn list_expired(one: &CertificateDer<'_>, list: &str, on: UnixTime) -> Option<ChainError> {
     let issuer = text(parse(one)?.issuer());
     Some(ChainError::ListExpired { issuer, list: printable(list), on: describe::date(on) })

@@ -4,7 +4,7 @@
 use rustls::pki_types::{CertificateDer, UnixTime};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::proto::certificate::certificate_names;
+use crate::{proto::certificate::certificate_names, text};
 
 /// How many names of one certificate are listed.
 const NAMES_MAX: usize = 4;
@@ -29,7 +29,8 @@ pub fn describe_certificate(certificate: &CertificateDer<'_>) -> Option<String> 
     let names = certificate_names(certificate)?;
     let left = parsed.validity().not_after.timestamp() - x509_parser::time::ASN1Time::now().timestamp();
     let names = list_names(&names).replace(", ", "`, `");
-    Some(format!("for `{names}`, {} days left", left.max(0) / (24 * 60 * 60)))
+    let days = text::count(left.max(0).unsigned_abs() / (24 * 60 * 60), "day");
+    Some(format!("for `{names}`, {days} left"))
 }
 
 pub(super) fn date(time: UnixTime) -> String {

@@ -192,7 +192,7 @@ impl EdgeTls {
         edge.verifier.as_ref()?.refusal_reason(chain).map(ShownRefusal::Untrusted)
     }
 
-    /// What tells which clients' certificates are revoked, for each accept.
+    /// The revocation check of each accept.
     pub fn revoked(&self) -> impl Iterator<Item = &Arc<RevocationCheck>> {
         self.accepts.values().filter_map(EdgeConfig::opened).map(|edge| &edge.revoked)
     }
@@ -331,7 +331,7 @@ impl TlsClient {
         Self { config, with: TlsParty::Backend, name }
     }
 
-    /// Whether both come from the same loaded files and are for the same name.
+    /// Whether both configurations come from the same loaded files, for the same name.
     pub fn is_same_as(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.config, &other.config) && self.name == other.name
     }

@@ -54,11 +54,11 @@ fn rustls_error(error: &io::Error) -> Option<&Error> {
 
 /// A certificate without any of the wanted names.
 #[derive(Debug, ThisError)]
-#[error("its certificate is for {found}, none of which is among {of} {wanted:?}")]
+#[error("its certificate is for {found}, none of which is among {owner} {wanted:?}")]
 pub struct NameMismatch {
     pub found: String,
     /// Whose names are wanted.
-    pub of: &'static str,
+    pub owner: &'static str,
     pub wanted: Vec<String>,
 }
 

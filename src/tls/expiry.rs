@@ -18,7 +18,7 @@ pub struct CertificateExpiry {
     /// The file it was read from.
     pub object: String,
     /// Seconds since 1970.
-    pub ends: i64,
+    pub not_after: i64,
 }
 
 /// The use of a certificate.
@@ -43,12 +43,12 @@ impl CertificateUse {
 pub fn certificate_expiries(profile: &Profile) -> Vec<CertificateExpiry> {
     let mut found: Vec<CertificateExpiry> = Vec::new();
     for (half, used, material) in materials(profile) {
-        let Some(ends) = earliest_end(material) else { continue };
+        let Some(not_after) = earliest_end(material) else { continue };
         let object = match material {
             PemSource::File { path, .. } => path.display().to_string(),
             PemSource::Memory(_) => "built in".into(),
         };
-        let expiry = CertificateExpiry { half, used, object, ends };
+        let expiry = CertificateExpiry { half, used, object, not_after };
         // Several services may name the same file.
         if !found.contains(&expiry) {
             found.push(expiry);

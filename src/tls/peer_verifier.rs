@@ -49,17 +49,17 @@ impl PeerVerifier {
     }
 }
 
-/// The first of the `wanted` names that a certificate contains; `of` says whose names they are.
+/// The first of the `wanted` names that a certificate contains; `owner` says whose names they are.
 pub fn name_among(
     certificate: &CertificateDer<'_>,
     wanted: &[String],
-    of: &'static str,
+    owner: &'static str,
 ) -> Result<String, Error> {
     let names = certificate_names(certificate).ok_or(CertificateError::BadEncoding)?;
-    if let Some(name) = wanted.iter().find(|name| names.iter().any(|of| is_same_name(of, name))) {
+    if let Some(name) = wanted.iter().find(|name| names.iter().any(|shown| is_same_name(shown, name))) {
         return Ok(name.clone());
     }
-    let why = NameMismatch { found: list_names(&names), of, wanted: wanted.to_vec() };
+    let why = NameMismatch { found: list_names(&names), owner, wanted: wanted.to_vec() };
     Err(CertificateError::Other(OtherError(Arc::new(why))).into())
 }
 

@@ -187,7 +187,7 @@ pub(super) fn find_unfit(chain: &[CertificateDer<'_>]) -> Option<(usize, &'stati
         let signed = parsed.signature_algorithm.algorithm.to_id_string();
         let is_ca = parsed.is_ca();
         let why = match parsed.version() {
-            X509Version::V3 if WEAK.contains(&signed.as_str()) => "is signed with SHA-1 or MD5",
+            X509Version::V3 if WEAK_SIGNATURES.contains(&signed.as_str()) => "is signed with SHA-1 or MD5",
             X509Version::V3 if at == 0 && is_ca => "is a CA's own (CA:TRUE), and stands for no gateway",
             X509Version::V3 => return None,
             _ => "is not of X.509 version 3",
@@ -219,7 +219,7 @@ pub(super) fn unfit(
 }
 
 /// Signatures with SHA-1 and MD5 (RFC 8017, appendix C; RFC 3279, section 2.2.3).
-const WEAK: [&str; 3] = ["1.2.840.113549.1.1.5", "1.2.840.10045.4.1", "1.2.840.113549.1.1.4"];
+const WEAK_SIGNATURES: [&str; 3] = ["1.2.840.113549.1.1.5", "1.2.840.10045.4.1", "1.2.840.113549.1.1.4"];
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]

@@ -118,17 +118,17 @@ fn plain_serial(serial: &[u8]) -> Box<[u8]> {
 pub struct ListExpiry {
     pub object: Arc<str>,
     issuer: Box<[u8]>,
-    /// Seconds since 1970.
-    pub ends: i64,
-    /// When it was made, likewise.
-    made: i64,
+    /// By when the CA makes the next one, in seconds since 1970.
+    pub next_update: i64,
+    /// When the CA made it, likewise.
+    this_update: i64,
     pub policy: ExpiredListPolicy,
 }
 
 impl ListExpiry {
     /// Whether it comes from the same CA and file as another list, and was made before it.
     pub fn is_older_than(&self, other: &Self) -> bool {
-        (&self.object, &self.issuer) == (&other.object, &other.issuer) && self.made < other.made
+        (&self.object, &self.issuer) == (&other.object, &other.issuer) && self.this_update < other.this_update
     }
 }
 
@@ -230,9 +230,9 @@ impl RevocationLists {
     pub fn expiries(&self) -> impl Iterator<Item = ListExpiry> {
         self.lists.iter().map(|list| ListExpiry {
             object: list.object.clone(),
-            ends: i64::try_from(list.next_update.as_secs()).unwrap_or(i64::MAX),
+            next_update: i64::try_from(list.next_update.as_secs()).unwrap_or(i64::MAX),
             issuer: list.issuer.clone(),
-            made: list.this_update,
+            this_update: list.this_update,
             policy: self.expired,
         })
     }

@@ -15,7 +15,7 @@ use crate::{disk::FileWork, tui::app::TableExport};
 /// The result for the operator: the file's name, or the error.
 pub type ExportResult = Result<String, String>;
 
-/// How many exports may run at once. One that hangs keeps its thread, and so its place.
+/// How many exports may run at once. One that hangs keeps its thread, and so its permit.
 const AT_ONCE: usize = 2;
 /// Longer than any working disk takes.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);

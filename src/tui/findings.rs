@@ -3,14 +3,15 @@
 
 use super::{app::App, lists, screen::Screen, source::Attachment};
 use crate::{
-    doctor::{DoctorFinding, MachineFacts},
+    doctor::{self, DoctorFinding, MachineFacts},
     gateway,
 };
 
 impl App {
     /// The most urgent first.
     pub fn findings(&self) -> Vec<DoctorFinding> {
-        self.lists.findings(self.snapshot())
+        let absence = self.lost_reason().map(doctor::find_own_absence);
+        absence.into_iter().chain(self.lists.findings(self.snapshot())).collect()
     }
 
     /// Whether the kernel limits are included.

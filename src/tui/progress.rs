@@ -26,5 +26,5 @@ pub fn describe_progress(progress: &ReplayProgress) -> String {
 /// What is missing after this snapshot.
 pub fn describe_gap(progress: &ReplayProgress) -> Option<String> {
     let gap = format::whole_span(progress.gap?.as_secs_f64());
-    Some(format!("after this picture nothing was recorded for {gap}"))
+    Some(format!("after this snapshot nothing was recorded for {gap}"))
 }

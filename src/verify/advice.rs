@@ -1,4 +1,5 @@
 //! What an operator should do about a failed check: one line of advice for each known cause.
+//! What has failed is decided in `steps` and `probe_failure`; a cause without advice here speaks for itself.
 
 use super::probe_failure::ProbeCause;
 use crate::telemetry::link_cause::LinkCause;
@@ -45,7 +46,7 @@ pub fn advise_on_link(cause: LinkCause) -> &'static str {
         }
         LinkCause::NoDmzGateway => "start the DMZ gateway in forward mode; if it runs, look at its log",
         LinkCause::GatewayLost => {
-            "start that gateway again, if it does not run; if it does, look at its log and at the way between the two hosts"
+            "start that gateway again, if it does not run; if it does, look at its log and at the network between the two hosts"
         }
         LinkCause::Other => "look at the logs of both gateways",
     }

@@ -78,7 +78,7 @@ fn a_wall_clock_that_jumps_cuts_no_session_and_keeps_nobody_out() {
             assert_eq!(ended_otherwise(&gateway.status()), Vec::<&Value>::new(), "{jump}");
         }
         echo(&mut open);
-        // Links stand, so whoever comes is served.
+        // Links are up, so whoever comes is served.
         echo(&mut connect(dmz.accept("echo")));
     }
     for gateway in [&dmz, &internal] {

@@ -16,9 +16,10 @@ use serde_json::Value;
 
 use crate::{
     connect,
+    ports::free_ports,
     process::{Gateway, SOON, TestFolder, until},
     run,
-    setup::{dmz_half, free_ports, internal_half},
+    setup::{dmz_half, internal_half},
     upgrade::ask,
 };
 

@@ -259,7 +259,7 @@ fn peers_that_flap_are_found() {
         let stand = |links: u64| move |status: &Value| status["pools"][0]["ready"] == links;
         for _ in 0..2 {
             let falling = folder.start(falls);
-            watcher.wait("links stand", SOON, stand(2));
+            watcher.wait("links are up", SOON, stand(2));
             drop(falling);
             watcher.wait("none is left", SOON, stand(0));
         }
@@ -279,7 +279,7 @@ fn links_that_are_full_are_found() {
     client.write_all(b"x").expect("it is sent");
     client.read_exact(&mut [0]).expect("it is served");
     let _waits = connect(pair.dmz.accept("echo"));
-    until_found(&folder, "dmz", ("links-full", "must", "0 of 1 links take a session, 1 clients wait"));
+    until_found(&folder, "dmz", ("links-full", "must", "0 of 1 links ready, 1 client waiting"));
 }
 
 #[test]

@@ -266,7 +266,7 @@ fn a_log_at_debug_shows_links_and_no_noise_of_libraries() {
     dmz.wait_healthy();
     internal.wait_healthy();
     for gateway in [&dmz, &internal] {
-        assert!(gateway.log().contains("a link stands"), "{}", gateway.log());
+        assert!(gateway.log().contains("a link is up"), "{}", gateway.log());
         assert!(!gateway.log().contains("ClientHello"), "{}", gateway.log());
     }
     drop(internal);

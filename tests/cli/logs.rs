@@ -350,21 +350,21 @@ fn the_level_changes_while_it_runs_and_a_link_is_then_a_line() {
     let line_count = |name: &str| lines(&folder, "dmz.json").into_iter().filter(event(name)).count();
     assert_eq!((line_count("link_up"), line_count("link_down")), (0, 0), "the level is info");
     assert_eq!(level("debug").code, Some(0));
-    let standing = || {
+    let links_up = || {
         let pool = &dmz.status()["pools"][0];
         ["ready", "carrying"].into_iter().map(|links| pool[links].as_u64().unwrap_or(0)).sum::<u64>() as usize
     };
     // One line for each link that goes, and for each that comes.
-    let before = standing();
+    let before = links_up();
     drop(internal);
     until("a line for each", SOON, || {
-        (standing() == 0 && line_count("link_down") == before + line_count("link_up")).then_some(())
+        (links_up() == 0 && line_count("link_down") == before + line_count("link_up")).then_some(())
     });
     let debug = ["env", "PORTCULLIS_LOG=debug"];
     let internal = folder.start_as("internal", &debug, &["--no-ui", "--profile", "internal.yaml"]);
     dmz.wait_healthy();
     until("a line for each", SOON, || {
-        (line_count("link_up") + before == standing() + line_count("link_down")).then_some(())
+        (line_count("link_up") + before == links_up() + line_count("link_down")).then_some(())
     });
     let up = line_of(&folder, "dmz.json", event("link_up"));
     assert!(up["level"] == "DEBUG" && up["address"].is_string(), "{up}");

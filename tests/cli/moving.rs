@@ -21,10 +21,10 @@ const BLOCK: usize = 200_000;
 /// The links of the pools, and those that the open sessions of one half go by.
 fn links(status: &Value) -> (Vec<u64>, Vec<u64>) {
     let pools = status["pools"].as_array().expect("pools");
-    let standing = pools.iter().filter_map(|pool| pool["links"].as_array()).flatten();
+    let up = pools.iter().filter_map(|pool| pool["links"].as_array()).flatten();
     let sessions = status["sessions"].as_array().expect("sessions");
     (
-        standing.filter_map(|link| link["id"].as_u64()).collect(),
+        up.filter_map(|link| link["id"].as_u64()).collect(),
         sessions.iter().filter_map(|session| session["via"].as_u64()).collect(),
     )
 }
@@ -32,10 +32,10 @@ fn links(status: &Value) -> (Vec<u64>, Vec<u64>) {
 /// None of the links before is there, and all sessions go by those of now.
 fn wait_moved(gateway: &Gateway<'_>, before: &[u64], sessions: usize) {
     gateway.wait("all sessions go by new links", SOON, |status| {
-        let (standing, via) = links(status);
+        let (up, via) = links(status);
         via.len() == sessions
-            && via.iter().all(|link| standing.contains(link))
-            && standing.iter().all(|link| !before.contains(link))
+            && via.iter().all(|link| up.contains(link))
+            && up.iter().all(|link| !before.contains(link))
     });
 }
 
@@ -54,9 +54,9 @@ fn block(seed: u64) -> Vec<u8> {
 }
 
 pub fn echoes(client: &mut TcpStream, bytes: &[u8]) {
-    client.write_all(bytes).expect("the session stands");
+    client.write_all(bytes).expect("the session goes on");
     let mut received = vec![0; bytes.len()];
-    client.read_exact(&mut received).expect("the session stands");
+    client.read_exact(&mut received).expect("the session goes on");
     assert!(received == bytes);
 }
 
@@ -67,10 +67,10 @@ pub fn streams(client: TcpStream, stops: &AtomicBool) -> u64 {
         let written = scope.spawn(move || {
             let mut rounds = 0;
             while !stops.load(Ordering::Relaxed) {
-                writing.write_all(&block(rounds)).expect("the session stands");
+                writing.write_all(&block(rounds)).expect("the session goes on");
                 rounds += 1;
             }
-            writing.shutdown(Shutdown::Write).expect("the session stands");
+            writing.shutdown(Shutdown::Write).expect("the session goes on");
             rounds
         });
         let mut received = vec![0; BLOCK];

@@ -395,7 +395,7 @@ fn a_stop_that_cuts_ends_with_the_gateways_own_code() {
     let stopped = run(&folder, &["stop", "--admin", "run/one.sock"]);
     assert_eq!(
         (stopped.code, stopped.out.as_str()),
-        (Some(3), "stopped; 1 sessions were cut\n"),
+        (Some(3), "stopped; 1 session was cut\n"),
         "{}",
         stopped.err
     );

@@ -52,7 +52,7 @@ fn a_killed_dmz_half_resets_its_clients_and_comes_back() {
     assert_eq!(pair.dmz.ended().code(), None, "it was killed");
     pair.internal.wait("the inside knows", SOON, |status| status["totals"]["sessions_open"] == 0);
     assert_ne!(pair.internal.status()["ended"][0]["end"], "--");
-    let lost = pair.internal.wait("no link stands", SOON, |status| {
+    let lost = pair.internal.wait("no link is up", SOON, |status| {
         status["pools"][0]["ready"] == 0 && status["pools"][0]["links"] == json!([])
     });
     assert_eq!(lost["pools"][0]["instance"], killed, "which process it was is not forgotten");

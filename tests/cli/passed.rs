@@ -16,8 +16,9 @@ use crate::{
     connect,
     monitor::fetch,
     output_of,
+    ports::free_ports,
     process::{Gateway, SOON, TestFolder, until},
-    setup::{free_port, free_ports, internal_half},
+    setup::{free_port, internal_half},
     upgrade::Clients,
 };
 

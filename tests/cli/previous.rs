@@ -13,8 +13,9 @@ use serde_json::Value;
 
 use crate::{
     connect,
+    ports::free_ports,
     process::{Gateway, SOON, TestFolder},
-    setup::{dmz_half, free_ports, internal_half},
+    setup::{dmz_half, internal_half},
 };
 
 /// What the version before this one speaks on its links, what this one does, and what both do.

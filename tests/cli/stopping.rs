@@ -13,9 +13,10 @@ use rustix::process::Signal;
 use crate::{
     DIRECT, connect,
     monitor::{fetch, port},
+    ports::free_ports,
     process::{Gateway, SOON, TestFolder, until},
     run,
-    setup::{free_port, free_ports},
+    setup::free_port,
 };
 
 #[test]

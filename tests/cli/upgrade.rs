@@ -18,9 +18,10 @@ use serde_json::Value;
 
 use crate::{
     connect,
+    ports::free_ports,
     previous::{self, OURS, SOCKS},
     process::{Gateway, SOON, TestFolder, until},
-    setup::{dmz_half, free_ports, internal_half},
+    setup::{dmz_half, internal_half},
 };
 
 /// The command lines of the section, without what is said about them.

@@ -26,7 +26,7 @@ const BOUNDED: &[(LogEvent, &str)] = &[
     (SessionsRefused, "once a minute for each kind: `telemetry::refusals`"),
     (LinesLeftOut, "once a second for each kind: it is the count itself"),
     (LinkProtocol, "once for each peer, and where this half dials once for each keeper"),
-    (LinkShared, "when more gateways have stood side by side for 20 s than before"),
+    (LinkShared, "when more gateways have been up side by side for 20 s than before"),
     (LinkSharerGone, "once for each gateway that was reported so"),
     (CallRefused, "once for each system call that the lock refuses"),
     (PeerRests, "once for each rest of a peer, which lasts for 10 s"),

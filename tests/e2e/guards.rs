@@ -113,7 +113,7 @@ async fn behind_a_proxy_the_client_that_it_names_counts() {
     let mut second = pair.client().await;
     send(&mut second, header("192.0.2.8").as_bytes()).await;
     assert_eq!(expect_reset(&mut second).await, b"");
-    assert_eq!(pair.dmz.until_ended("LA").await.reason, "`per_client` allows 1 sessions at once");
+    assert_eq!(pair.dmz.until_ended("LA").await.reason, "`per_client` allows 1 session at once");
     let mut other = pair.client().await;
     send(&mut other, header("192.0.2.9").as_bytes()).await;
     expect_bytes(&mut other, b"there?").await;

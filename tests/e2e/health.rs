@@ -258,9 +258,9 @@ async fn a_limit_that_refuses_is_full_and_the_first_refused_is_a_warning() {
     let seen = pair.dmz.until("three refused", |seen| seen.totals.refused == 3).await;
     assert_eq!((seen.health, seen.services[0].health), (Some(Health::Full), Some(Health::Full)));
     let full = alert(&seen, AlertKind::Full).unwrap();
-    let expected = "orders: full, 3 clients refused: the limit of 1 open sessions (`sessions`) is reached";
+    let expected = "orders: full, 3 clients refused: the limit of 1 open session (`sessions`) is reached";
     assert_eq!((&*full.object, &*full.text), ("orders", expected));
-    let line = "orders: LA the limit of 1 open sessions (`sessions`) is reached".to_owned();
+    let line = "orders: LA the limit of 1 open session (`sessions`) is reached".to_owned();
     assert_eq!(
         notices_starting_with(&seen, "orders: LA"),
         [(NoticeLevel::Warn, line)],

@@ -6,7 +6,7 @@ use portcullis::{
     profile::Mode,
     telemetry::{
         health::{AlertKind, Health},
-        snapshot::{PoolRow, PoolState, Snapshot},
+        snapshot::{EndedRow, PoolRow, PoolState, Snapshot},
     },
 };
 use tokio::{

@@ -1,5 +1,5 @@
 //! Certificates that are renewed again and again under load, wrongly at times: no session notices. And one that ends
-//! while its link stands.
+//! while its link is up.
 
 use std::{
     fs,

@@ -91,7 +91,7 @@ async fn handshakes_without_end_leave_room_for_a_peer() {
     }
     let began = Instant::now();
     let internal = folder.start("internal", &plan.internal(&format!("connect: 'socks+tls://{at}'")));
-    internal.until("its links stand", |seen| seen.pools.iter().all(|row| row.ready >= row.target)).await;
+    internal.until("its links are up", |seen| seen.pools.iter().all(|row| row.ready >= row.target)).await;
     assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
     let mut client = dial(dmz.client_port("orders").await).await;
     send(&mut client, b"served").await;

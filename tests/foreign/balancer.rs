@@ -13,9 +13,11 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::{
     Server,
     clients::Clients,
-    ended, has, printed,
+    ended, has,
+    ports::free_ports,
+    printed,
     process::{Gateway, SOON, TestFolder, until},
-    setup::{Pair, dmz_half, free_port, free_ports, internal_half},
+    setup::{Pair, dmz_half, free_port, internal_half},
 };
 
 const NAMES: [&str; 2] = ["alpha", "beta"];

@@ -15,8 +15,8 @@ use serde_json::Value;
 use crate::{
     Server, ended,
     link_balancers::{Session, admin_command, check_all, done, is_healthy, oldest_link},
+    ports::free_ports,
     process::{Gateway, SOON, TestFolder, until},
-    setup::free_ports,
 };
 
 const SESSIONS: usize = 40;

@@ -207,7 +207,7 @@ fn check_links(folder: &TestFolder, ports: &Ports) {
     let mut sessions: Vec<_> = (0..SESSIONS).map(|_| Session::open(at)).collect();
     check_front(folder, ports);
     // A balancer gives up what is silent for 10 s; nothing but pings goes over these.
-    inside.wait("links have stood for long", SOON, |status| oldest_link(status) > 12.0);
+    inside.wait("links have been up for long", SOON, |status| oldest_link(status) > 12.0);
     check_all(&mut sessions, b's');
     check_verified(folder, &outside, &inside);
     check_renewal(folder, &outside, &inside);

@@ -256,13 +256,13 @@ async fn carried(
     mut stream: TcpStream,
 ) -> (u32, (SessionFate, Vec<u8>)) {
     stream.shutdown().await.unwrap();
-    let remains = session.outcome().await;
+    let leftover = session.outcome().await;
     let mut bytes = Vec::new();
     // What the link has written is there, and the rest was given back.
-    drop(remains.stream);
+    drop(leftover.stream);
     let _ = stream.read_to_end(&mut bytes).await;
-    remains.rest.bytes.pieces().for_each(|piece| bytes.extend_from_slice(piece));
-    (number, (remains.how, bytes))
+    leftover.undelivered.bytes.pieces().for_each(|piece| bytes.extend_from_slice(piece));
+    (number, (leftover.fate, bytes))
 }
 
 async fn connection() -> (TcpStream, TcpStream) {

@@ -397,9 +397,5 @@ fn gateways_run_under_systemd() {
         assert!(sent.lines().any(|other| other == line), "no `{line}`:\n{sent}\n{}", text("/root/journal"));
     }
     // A reload that is refused says why.
-    assert!(
-        text("/root/journal").contains("this key stands here a second time"),
-        "{}",
-        text("/root/journal")
-    );
+    assert!(text("/root/journal").contains("this key appears twice"), "{}", text("/root/journal"));
 }

@@ -12,6 +12,7 @@ use std::{
 };
 
 use crate::{
+    ports::free_ports,
     process::{Gateway, TestFolder},
     shop::{CLIENTS, SERVICES, backend, keep_end, work},
 };
@@ -89,9 +90,4 @@ fn inner([connect, listen, ..]: &[u16; 5]) -> String {
          socks+tls://127.0.0.1:{connect}\n    tls: {{ certificate: pki/internal.pem, key: pki/internal.key, ca: \
          pki/ca.pem, peers: [dmz] }}\n  services:\n{services}"
     )
-}
-
-fn free_ports<const COUNT: usize>() -> [u16; COUNT] {
-    let listeners = [(); COUNT].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
-    listeners.map(|listener| listener.local_addr().unwrap().port())
 }

@@ -1,18 +1,13 @@
 //! Two halves as processes on loopback, over mutual TLS in reverse mode.
 
-use std::{
-    iter,
-    net::{SocketAddr, TcpListener},
-    ops::Range,
-    sync::{
-        OnceLock,
-        atomic::{AtomicU16, Ordering},
-    },
-};
+use std::net::SocketAddr;
 
 use serde_json::Value;
 
-use crate::process::{Gateway, TestFolder};
+use crate::{
+    ports::free_ports,
+    process::{Gateway, TestFolder},
+};
 
 /// Two halves as processes of their own.
 pub struct Pair<'a> {
@@ -68,18 +63,6 @@ impl Gateway<'_> {
 pub fn free_port() -> u16 {
     let [port] = free_ports();
     port
-}
-
-/// Several of them, below those that the kernel gives to dials (from 32,768 on): a client of another test would
-/// take one of those before a gateway listens there. None is given twice by one process.
-pub fn free_ports<const COUNT: usize>() -> [u16; COUNT] {
-    const PORTS: Range<u16> = 10_000..32_000;
-    static NEXT: OnceLock<AtomicU16> = OnceLock::new();
-    let next = NEXT.get_or_init(|| AtomicU16::new(fastrand::u16(..)));
-    let candidate = || PORTS.start + next.fetch_add(1, Ordering::Relaxed) % PORTS.len() as u16;
-    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
-    let ports = iter::repeat_with(candidate).take(PORTS.len()).filter(is_free).take(COUNT);
-    ports.collect::<Vec<_>>().try_into().expect("free ports")
 }
 
 /// A DMZ half in reverse mode: `link` is where it listens.

@@ -15,7 +15,7 @@ pub fn proxy() -> Rows {
         ("line-longest", line(&format!("UNKNOWN {}", "x".repeat(91))), "no client, 107 bytes"),
         ("line-too-long", line(&format!("UNKNOWN {}", "x".repeat(92))), "no end within 107 bytes"),
         ("line-cut", b"PROXY TCP4 192.0.2.7 198".to_vec(), "more"),
-        ("line-lf", b"PROXY UNKNOWN\n".to_vec(), "where CR LF has to stand"),
+        ("line-lf", b"PROXY UNKNOWN\n".to_vec(), "in LF instead of CR LF"),
         ("line-other-family", line("UDP4 192.0.2.7 198.51.100.1 1 2"), "neither TCP4, TCP6 nor UNKNOWN"),
         (
             "line-large-port",

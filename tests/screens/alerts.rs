@@ -156,7 +156,7 @@ fn a_repeated_alert_is_one_event() {
     for number in 0..28 {
         notices.warn(format!("chat: dial 10.1.4.9:143 refused, next in {number}.5s"));
         // Others between, more than a few.
-        (0..20).for_each(|other| notices.info(format!("link to gateway-{other} stands")));
+        (0..20).for_each(|other| notices.info(format!("link to gateway-{other} is up")));
         notices.warn("chat: dial 10.1.4.8:143 refused, next in 1.5s");
     }
     let all = notices.all();

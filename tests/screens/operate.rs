@@ -573,7 +573,7 @@ fn failed_checklist() -> VerifyReport {
         (
             CheckStep::Reverse,
             StepFinding::fail(
-                format!("no link stands to edge.example.com:4443: {}", "connection refused, ".repeat(12)),
+                format!("no link is up to edge.example.com:4443: {}", "connection refused, ".repeat(12)),
                 "start the DMZ half, or correct `connect`",
             ),
         ),

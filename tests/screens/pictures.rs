@@ -436,7 +436,7 @@ fn link(number: usize) -> LinkRow {
     LinkRow {
         id: 1 + number as u64,
         age_seconds: 900.0 - number as f64 * 100.0,
-        state: if number == 0 { LinkState::Carrying } else { LinkState::Ready },
+        state: if number == 0 { LinkState::Full } else { LinkState::Ready },
         sessions: 40 - number as u64,
         sessions_open: if number == 0 { 256 } else { 2 },
         address: Some(format!("10.0.0.5:{}", 40_000 + number)),

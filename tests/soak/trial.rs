@@ -20,6 +20,7 @@ use tokio::{
 
 use crate::{
     dialogue::{DialoguePlan, DialogueResult, answer, ask},
+    ports::free_ports,
     process::{Gateway, SOON, TestFolder, until},
 };
 
@@ -90,7 +91,7 @@ impl Trial {
         let backend = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         // A process that tests, and nothing else, so that it may keep this.
         let folder: &'static TestFolder = Box::leak(Box::new(TestFolder::with_certificates()));
-        let (link, port) = (free_port(), free_port());
+        let [link, port] = free_ports();
         let (dmz, internal) = if mode == "reverse" { ("listen", "connect") } else { ("connect", "listen") };
         let half = |name: &str, peer: &str, key: &str, more: &str| {
             format!(
@@ -305,13 +306,6 @@ impl Trial {
             Held { descriptors, memory }
         })
     }
-}
-
-/// A free port of loopback, for a half that comes back to it: below those that Linux gives to a
-/// connection, so that none takes it while that half is away.
-fn free_port() -> u16 {
-    let is_free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
-    std::iter::repeat_with(|| fastrand::u16(20_000..32_000)).take(1000).find(is_free).unwrap()
 }
 
 impl Half {

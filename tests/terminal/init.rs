@@ -59,7 +59,7 @@ fn an_end_of_input_writes_nothing() {
     let mut terminal = Terminal::open(&folder, &["init", "pair", "--out", "first"]);
     terminal.until_shown("Name of the service [web]:");
     terminal.press("\u{4}");
-    terminal.until_shown("the answers ended; nothing was written");
+    terminal.until_shown("the input ended before every question was answered; nothing was written");
     assert_eq!(terminal.exit_code(), 1);
     assert!(!folder.path("first").exists());
 }

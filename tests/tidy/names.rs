@@ -85,9 +85,13 @@ const REFUSED_PHRASES: &[(&str, &str)] = &[
     ("lately", "recently"),
     ("let go", "closed, dropped"),
     ("lets go", "closes, drops"),
+    ("link stands", "link is up"),
+    ("links stand", "links are up"),
     ("mended", "repaired, rewritten"),
+    ("place on a link", "slot on a link"),
     ("so many", "this many"),
     ("spoilt", "damaged, overwritten"),
+    ("stands here", "is here"),
     ("told", "reported, announced, notified, asked"),
     ("turned away", "rejected"),
     ("walks the checklist", "runs the checklist"),
@@ -420,4 +424,28 @@ fn times_are_named_for_what_they_limit() {
         }
     }
     assert!(refused.is_empty(), "{}", refused.join("\n"));
+}
+
+/// Types that write their own `Debug`, each with the first text in it.
+fn debug_names(code: &str) -> Vec<(&str, &str)> {
+    let mut found = Vec::new();
+    for part in code.split("Debug for ").skip(1) {
+        let name = part.split(|sign: char| !sign.is_alphanumeric()).next().unwrap_or_default();
+        let body = part.split("\n}").next().unwrap_or_default();
+        found.extend(body.split('"').nth(1).map(|text| (name, text)));
+    }
+    found
+}
+
+#[test]
+fn a_type_is_shown_by_its_own_name() {
+    let mut count = 0;
+    for source in sources() {
+        for (name, text) in debug_names(&source.code) {
+            count += 1;
+            let first = text.split(|sign: char| !sign.is_alphanumeric()).next().unwrap_or_default();
+            assert_eq!(first, name, "{}: the name that `Debug` shows", source.path.display());
+        }
+    }
+    assert!(count > 10, "only {count} were found");
 }

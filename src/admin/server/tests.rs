@@ -113,7 +113,7 @@ async fn watches_leave_permits_for_commands() {
     let mut watchers = vec![];
     for _ in 0..WATCHES_MAX {
         let mut watcher = gateway.watcher().await;
-        // A first snapshot shows that it has its place.
+        // A first snapshot shows that it has its permit.
         let publish = async {
             loop {
                 gateway.feed.snapshots.send_replace(snapshot());

@@ -244,9 +244,9 @@ impl DmzSide {
     }
 
     /// Limits the number of links.
-    pub fn bound_links(&self, shares: &DescriptorShares) {
+    pub fn limit_links(&self, shares: &DescriptorShares) {
         if let Some(pool) = self.pool() {
-            pool.bound_links(shares.dmz_links);
+            pool.limit_links(shares.dmz_links);
         }
     }
 

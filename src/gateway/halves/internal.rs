@@ -217,7 +217,7 @@ impl InternalSide {
     }
 
     /// Limits the number of links.
-    pub fn bound_links(&self, shares: &DescriptorShares) {
+    pub fn limit_links(&self, shares: &DescriptorShares) {
         self.links.resize(shares.internal_links);
         let offering =
             OfferedServices { maximum: self.links.max(), ..OfferedServices::clone(&self.offering.load()) };

@@ -171,14 +171,14 @@ impl LinkIngress {
 
     /// Where it listens, with the real port.
     fn listening(&self) -> Vec<String> {
-        let location = match self {
+        let addresses = match self {
             Self::Port { closer, .. } => Some(&**closer),
             Self::Endpoint(endpoint) => {
                 endpoint.location.get().filter(|_| !endpoint.closed.is_cancelled()).map(|open| &open.at)
             }
         };
         let real = |at| LinkAddress { at, ..self.address().clone() }.to_string();
-        location.map(ListenerAddresses::describe).unwrap_or_default().into_iter().map(real).collect()
+        addresses.map(ListenerAddresses::describe).unwrap_or_default().into_iter().map(real).collect()
     }
 
     /// Where it listens, in words.

@@ -267,14 +267,14 @@ async fn check_answer(value: Duration) {
     let (handle, slot) = (link.handle().clone(), link.load().take().expect("a place"));
     let opening = async {
         let opened = handle.open(OpenRequest::new(orders(), "s-1".into()), Box::new(local), slot).await;
-        opened.expect("the link lives").outcome().await.how
+        opened.expect("the link lives").outcome().await.fate
     };
-    let how = tokio::select! {
-        how = happens_after(value, opening) => how,
+    let fate = tokio::select! {
+        fate = happens_after(value, opening) => fate,
         reason = ends(&mut link) => panic!("{reason:?}"),
         () = answer_pings(&mut theirs, LinkEnd::Opener) => panic!("it reads on"),
     };
-    assert!(matches!(how, SessionFate::Unanswered), "{how:?}");
+    assert!(matches!(fate, SessionFate::Unanswered), "{fate:?}");
 }
 
 const LISTENS: WriteState = WriteState::Yes;
@@ -331,26 +331,26 @@ async fn check_parked(value: Duration) {
         theirs.read_exact(&mut [0; HEADER_BYTES]).await.expect("it is opened");
         theirs.write_all(&moves).await.expect("it is taken");
         theirs.read_exact(&mut [0; HEADER_BYTES + MOVE_BYTES]).await.expect("it is answered");
-        happens_after(value, session.outcome()).await.how
+        happens_after(value, session.outcome()).await.fate
     };
     let ending = async {
         // Meanwhile nobody answers its pings.
         ends(&mut link).await;
         std::future::pending::<()>().await;
     };
-    let how = tokio::select! {
-        how = moving => how,
+    let fate = tokio::select! {
+        fate = moving => fate,
         () = ending => unreachable!("it never ends"),
     };
-    assert!(matches!(how, SessionFate::LinkLost(_)), "{how:?}");
+    assert!(matches!(fate, SessionFate::LinkLost(_)), "{fate:?}");
 }
 
 async fn check_acknowledged(value: Duration) {
     let mut delivery = tcp::SocksLinkWatch::default();
     let (began, long) = (Instant::now(), Some(Duration::from_secs(3600)));
-    assert_eq!(delivery.note(long, began), tcp::SocksLinkState::NotYet);
-    assert_eq!(delivery.note(long, began + value - LITTLE), tcp::SocksLinkState::NotYet);
-    assert_eq!(delivery.note(long, began + value), tcp::SocksLinkState::Never);
+    assert_eq!(delivery.note(long, began), tcp::Acknowledgement::NotYet);
+    assert_eq!(delivery.note(long, began + value - LITTLE), tcp::Acknowledgement::NotYet);
+    assert_eq!(delivery.note(long, began + value), tcp::Acknowledgement::Never);
 }
 
 async fn check_lingering_close(value: Duration) {

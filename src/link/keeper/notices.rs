@@ -11,13 +11,14 @@ use crate::{
     },
     profile::{Half, ServiceName},
     proto::{multiplex::PROTOCOL_NAME, socks5},
-    telemetry::{link_cause::LinkFault, log::LogEvent, rate_limited::LogKind},
+    telemetry::{format, link_cause::LinkFault, log::LogEvent, rate_limited::LogKind},
 };
 
 impl LinkKeeper {
     pub(super) fn report_proven(&self, service: Option<&ServiceName>, failures: u32) {
         if failures > 0 {
-            let line = format!("{} stands, after {failures} failures in a row", self.link_to(service));
+            let failures = format::count(failures.into(), "failure");
+            let line = format!("{} is up, after {failures} in a row", self.link_to(service));
             self.context.notices.info_limited(LogKind::LinkChanged, line);
         }
     }

@@ -10,7 +10,7 @@ use crate::{
     proto::multiplex::hello::InstanceId,
 };
 
-/// Gateways whose links have stood side by side for this long share their address. A shorter time is that of a
+/// Gateways whose links have been up side by side for this long share their address. A shorter time is that of a
 /// process which takes over from another one: if that is dead, its links are there until their silence is noticed.
 const SETTLING_PERIOD: Duration = SILENCE_MAX.saturating_add(PING_INTERVAL.saturating_mul(2));
 

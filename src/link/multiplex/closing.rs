@@ -34,7 +34,7 @@ pub(super) enum Closing {
 impl MultiplexedLink {
     pub(super) fn poll_close(&mut self, cx: &mut Context<'_>) -> Result<bool, LinkLoss> {
         let is_due = self.closing == Closing::Leaving && self.end == LinkEnd::Opener;
-        // A session between two links has a place on either, and may come here, or come back.
+        // A session between two links has a slot on either, and may come here, or come back.
         let may_get_sessions = self.load.sessions() > 0;
         if !is_due || !self.table.is_empty() || may_get_sessions || self.outgoing.holds() {
             return Ok(false);

@@ -68,13 +68,13 @@ pub struct LocalSide {
 /// What remains of a session after it has ended on its link.
 #[derive(Debug)]
 pub struct SessionLeftover {
-    pub how: SessionFate,
+    pub fate: SessionFate,
     /// The local stream; `None` if it was never attached.
     pub stream: Option<NetStream>,
     /// Bytes that the stream has yet to take.
-    pub rest: Undelivered,
+    pub undelivered: Undelivered,
     /// The bytes to send again, if no backend has seen the session.
-    pub again: Vec<u8>,
+    pub resend: Vec<u8>,
     /// Nothing but `open` was sent, so it may be opened elsewhere.
     pub is_unsent: bool,
 }
@@ -83,10 +83,10 @@ impl SessionLeftover {
     /// For a link whose task has ended without reporting anything.
     fn of_lost_link() -> Self {
         Self {
-            how: SessionFate::LinkLost(LinkLoss::Cut),
+            fate: SessionFate::LinkLost(LinkLoss::Cut),
             stream: None,
-            rest: Undelivered::default(),
-            again: Vec::new(),
+            undelivered: Undelivered::default(),
+            resend: Vec::new(),
             is_unsent: false,
         }
     }
@@ -387,7 +387,7 @@ impl IncomingSession {
 
     /// Waits, before anything is attached, until the other gateway or the link has given the session up.
     pub async fn given_up(&mut self) -> SessionFate {
-        self.handle.outcome().await.how
+        self.handle.outcome().await.fate
     }
 
     pub async fn refuse(self, refusal: Refusal) {
@@ -411,7 +411,7 @@ impl LinkHandle {
         self.id
     }
 
-    /// Opens a session, which takes a place on the link; it is under way when this returns, and not answered yet.
+    /// Opens a session, which takes a slot on the link; it is under way when this returns, and not answered yet.
     pub async fn open(
         &self,
         request: OpenRequest,

@@ -50,7 +50,7 @@ const DRAIN_WAIT_MIN: Duration = Duration::from_secs(1);
 
 /// Finds links for the sessions that leave one.
 pub trait MoveTargets: fmt::Debug + Send + Sync {
-    /// A place on another link of the same process, if there is one now.
+    /// A slot on another link of the same process, if there is one now.
     fn next_target(&self) -> Option<MoveTarget>;
     /// A place for a heavy session of the link `from`, on one for bulk.
     fn heavy_target(&self, from: u64) -> Option<MoveTarget>;
@@ -68,7 +68,7 @@ pub(super) enum MoveReason {
     Retired,
 }
 
-/// A link that a session can move to, and its place there.
+/// A link that a session can move to, and its slot there.
 #[derive(Debug)]
 pub struct MoveTarget {
     pub handle: LinkHandle,
@@ -106,7 +106,7 @@ pub(super) struct MovedSession {
     number: u32,
     ticket: MoveTicket,
     entry: Box<TableEntry<LinkedSession>>,
-    /// Its place on the new link. It keeps that on the old one until then, so neither link ends meanwhile.
+    /// Its slot on the new link. It keeps that on the old one until then, so neither link ends meanwhile.
     slot: Option<SessionSlot>,
     /// The link that it has left, which takes it back if the other one cannot have it.
     back: Option<mpsc::WeakSender<LinkCommand>>,
@@ -178,7 +178,7 @@ impl MultiplexedLink {
 
     fn begin_moves(&mut self) -> Result<(), LinkLoss> {
         let Some(targets) = self.moves.targets.clone() else { return Ok(()) };
-        // Places are taken when sessions come; no more of them leave than there are places now. Those of heavy ones are
+        // Slots are taken when sessions come; no more of them leave than there are slots now. Those of heavy ones are
         // kept, so that their link stays one for bulk.
         let mut slots = Vec::new();
         while self.moves.may_begin > 0

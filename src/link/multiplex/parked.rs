@@ -72,8 +72,8 @@ impl ParkedState {
     }
 
     /// Ends a session that waits, outside of any lock.
-    pub fn end(&mut self, cause: CutCause, how: SessionFate) {
-        end(self.take(cause), how);
+    pub fn end(&mut self, cause: CutCause, fate: SessionFate) {
+        end(self.take(cause), fate);
     }
 }
 
@@ -107,12 +107,12 @@ impl ParkedSessions {
 
     async fn watch(&self, ticket: MoveTicket) {
         let is_cut = timeout(PARKED_TIMEOUT, poll_fn(|cx| self.poll_cut(ticket, cx))).await;
-        let (cause, how) = match is_cut {
+        let (cause, fate) = match is_cut {
             Ok(cause) => (cause, SessionFate::Reset(cause)),
             Err(_) => (CutCause::Other, SessionFate::LinkLost(LinkLoss::Cut)),
         };
         let ended = self.lock().get_mut(&ticket).and_then(|parked| parked.state.take(cause));
-        end(ended, how);
+        end(ended, fate);
         sleep(PARKED_TIMEOUT).await;
         self.lock().remove(&ticket);
     }
@@ -170,9 +170,9 @@ impl ParkedSessions {
     }
 }
 
-fn end(entry: Option<Box<TableEntry<LinkedSession>>>, how: SessionFate) {
+fn end(entry: Option<Box<TableEntry<LinkedSession>>>, fate: SessionFate) {
     if let Some(entry) = entry {
         let TableEntry { channel, row } = *entry;
-        row.end(how, Some(channel.receive));
+        row.end(fate, Some(channel.receive));
     }
 }

@@ -171,7 +171,7 @@ impl LinkedSession {
         self.local = Some(side);
     }
 
-    /// It is on this link from now on. `place` is the one that it has there, unless it keeps its own.
+    /// It is on this link from now on. `slot` is the one that it has there, unless it keeps its own.
     pub fn rebind(&mut self, link: u64, waker: Arc<SessionWaker>, slot: Option<SessionSlot>) {
         self.waker = waker;
         (self.is_in_line, self.is_check_scheduled) = (false, false);
@@ -337,12 +337,12 @@ impl LinkedSession {
                 Poll::Ready(Err(error)) => {
                     // What TLS deciphered before it failed goes first; the failure shows again later.
                     side.stream.read_rest(&mut buf);
-                    let rest = buf.filled().len();
+                    let count = buf.filled().len();
                     self.fail(error, FailedCall::Read);
-                    if rest == 0 {
+                    if count == 0 {
                         return TurnRead::Failed;
                     }
-                    rest
+                    count
                 }
             }
         } else {
@@ -431,26 +431,26 @@ impl LinkedSession {
     }
 
     /// Ends the session: tells its owner, and hands over what remains.
-    pub fn end(mut self, how: SessionFate, window: Option<ReceiveWindow>) {
+    pub fn end(mut self, fate: SessionFate, window: Option<ReceiveWindow>) {
         let Some(owner) = self.owner.take() else { return };
         let is_unsent = self.is_unsent();
-        let is_lost = matches!(how, SessionFate::LinkLost(_));
-        let how = if is_lost && is_unsent { SessionFate::Unsent } else { how };
-        let mut again = self.unanswered.take().map(|open| open.copy).unwrap_or_default();
+        let is_lost = matches!(fate, SessionFate::LinkLost(_));
+        let fate = if is_lost && is_unsent { SessionFate::Unsent } else { fate };
+        let mut resend = self.unanswered.take().map(|open| open.copy).unwrap_or_default();
         if let (Some(side), SessionFate::Refused(_) | SessionFate::Unsent | SessionFate::Unanswered) =
-            (&mut self.local, &how)
+            (&mut self.local, &fate)
         {
             if self.end == LinkEnd::Opener {
-                side.counters.take_back_up(again.len());
+                side.counters.take_back_up(resend.len());
             }
-            again.extend_from_slice(&side.unsent[self.sent_ahead..]);
+            resend.extend_from_slice(&side.unsent[self.sent_ahead..]);
         }
-        let rest =
+        let undelivered =
             Undelivered { bytes: self.held, has_end: self.inbound == Inbound::Ending, _window: window };
         let stream = self.local.map(|side| side.stream);
         // If the owner has gone, it has cut the session: dropping this resets the stream.
-        let remains = SessionLeftover { how, stream, rest, again, is_unsent };
-        let _ = owner.outcome.send(Box::new(remains));
+        let leftover = SessionLeftover { fate, stream, undelivered, resend, is_unsent };
+        let _ = owner.outcome.send(Box::new(leftover));
     }
 
     /// The error that its stream failed with.

@@ -48,7 +48,7 @@ struct Batch {
 pub struct Outgoing {
     /// Frames that go before any session's turn.
     control: Vec<u8>,
-    /// What the stream did not take of the last batch.
+    /// The rest of the last batch, which the stream did not take.
     unwritten: Vec<u8>,
     is_unflushed: bool,
     /// The last batch was full, and small: the kernel would take more than it is to hold.

@@ -106,12 +106,12 @@ impl MultiplexedLink {
     }
 
     /// Removes a session, and tells its owner.
-    pub(super) fn finish(&mut self, number: u32, how: SessionFate) {
+    pub(super) fn finish(&mut self, number: u32, fate: SessionFate) {
         self.moves.forget(number);
         if let Some(entry) = self.table.close(number) {
             let channel = entry.channel;
             self.quiet_since = if entry.row.has_stream() { Instant::now() } else { self.quiet_since };
-            entry.row.end(how, Some(channel.receive));
+            entry.row.end(fate, Some(channel.receive));
         }
     }
 

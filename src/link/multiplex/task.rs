@@ -88,7 +88,7 @@ pub struct LinkParts {
     pub stream: NetStream,
     pub peer: Peer,
     pub end: LinkEnd,
-    /// Counts its sessions; a server refuses those for which there is no place.
+    /// Counts its sessions; a server refuses those for which there is no slot.
     pub load: Arc<LinkLoad>,
     /// At an opener: the numbers of its sessions with this peer.
     pub numbers: Arc<AtomicU32>,

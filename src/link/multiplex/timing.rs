@@ -216,9 +216,9 @@ impl MultiplexedLink {
         }
         let Some(entry) = self.table.entry(number) else { return Ok(()) };
         let cause = entry.row.failure_cause();
-        let how = entry.row.take_failure();
+        let fate = entry.row.take_failure();
         self.send(LinkFrame::Reset(cause), number)?;
-        self.finish(number, how);
+        self.finish(number, fate);
         Ok(())
     }
 }

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// The maximum number of pairs of service and peer; each service is one of this half's.
-const MAX: usize = 1024;
+const MISMATCHES_MAX: usize = 1024;
 /// How long a mismatch is remembered after its peer has lost all links.
 const RETENTION_PERIOD: Duration = Duration::from_secs(60);
 
@@ -34,7 +34,7 @@ impl CarriesMismatches {
         let mut unreported = Vec::new();
         for mismatch in mismatch {
             let key = (mismatch.service.clone(), peer.clone());
-            if self.0.len() >= MAX && !self.0.contains_key(&key) {
+            if self.0.len() >= MISMATCHES_MAX && !self.0.contains_key(&key) {
                 continue;
             }
             let seen = SeenMismatch { mismatch: mismatch.clone(), at: Instant::now() };

@@ -233,7 +233,7 @@ impl PoolContents {
         self.remove_waiter(at)
     }
 
-    /// The first client in the queue for whom there is a place on this entry's shared links.
+    /// The first client in the queue for whom there is a slot on this entry's shared links.
     pub fn next_waiter_with_slot(&mut self, group: usize) -> Option<(WaitingClient, LinkSlot)> {
         let of = &self.peers[group];
         let can_serve =

@@ -10,7 +10,7 @@ impl Pool {
         self.lock().limits = limits;
     }
 
-    pub fn bound_links(&self, max: usize) {
+    pub fn limit_links(&self, max: usize) {
         self.shares.resize(max);
     }
 

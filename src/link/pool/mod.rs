@@ -22,6 +22,7 @@ mod carries_mismatch;
 mod contents;
 mod limits;
 mod other_links;
+mod parking;
 mod probes;
 mod rows;
 mod take_error;
@@ -35,7 +36,7 @@ use super::{
     generation::TermsGeneration,
     grants::CarriesMismatch,
     handshake::{EstablishedLink, close_lingering},
-    idle_link::{self, IdleLink, RemovedReason},
+    idle_link::{self, IdleLink, IdleLinkEnd},
     link_guard::{LinkCounters, LinkGuard},
     peer_links::{PeerLinks, ReadyLink, ServedServices, SharedLink},
     server::{IdleLossReason, LinkLost},
@@ -64,7 +65,7 @@ pub struct AcquiredLink {
 pub enum AcquiredSide {
     /// A SOCKS5 link, which is its session's alone.
     Parked(NetStream, LinkGuard),
-    /// A place on a link of our own.
+    /// A slot on a link of our own.
     Slot(LinkSlot),
 }
 
@@ -109,36 +110,6 @@ impl Pool {
     /// Notes what a peer offers. Returns the mismatches that it has not shown before.
     pub fn note_mismatches(&self, peer: &Peer, mismatches: &[CarriesMismatch]) -> Vec<CarriesMismatch> {
         self.lock().mismatches.note_mismatches(peer, mismatches)
-    }
-
-    /// A share for one more SOCKS5 link of a peer, if it may have one.
-    pub fn share_for(&self, peer: &Peer) -> Option<SharePermit> {
-        let contents = self.lock();
-        let is_open = !contents.closed && contents.has_entry_for(peer);
-        is_open.then(|| self.shares.take(&peer.label())).flatten()
-    }
-
-    /// Adds a SOCKS5 link that its peer has parked; returns it if the pool does not accept it any more.
-    pub fn park(
-        self: &Arc<Self>,
-        (peer, share): (Peer, SharePermit),
-        service: ServiceName,
-        stream: NetStream,
-    ) -> Result<(), NetStream> {
-        let mut contents = self.lock();
-        if contents.closed {
-            return Err(stream);
-        }
-        let serves = ServedServices::One(service);
-        let target = contents.limits.prepared;
-        let Some(group) = contents.peer_links(&peer, serves, target) else { return Err(stream) };
-        let link_guard = LinkGuard::ready(&contents.peers[group].counts, Some(share)).describe(
-            &stream,
-            &peer,
-            LinkEnd::Opener,
-        );
-        self.put_link(contents, group, stream, link_guard);
-        Ok(())
     }
 
     /// Adds a link of our own that its peer has dialled. Returns it, to be closed in good order, if there is no
@@ -268,12 +239,12 @@ impl Pool {
         }
     }
 
-    /// Gives places on a peer's links to waiting clients.
+    /// Gives slots on a peer's links to waiting clients.
     fn serve_waiters(&self, peer: &Peer) {
         let mut contents = self.lock();
         let Some(group) = contents.peer_links_of(peer) else { return };
         while let Some((waiter, slot)) = contents.next_waiter_with_slot(group) {
-            // A client that has given up returns its place.
+            // A client that has given up returns its slot.
             let _ = waiter.give.send(Ok(AcquiredLink { side: AcquiredSide::Slot(slot), peer: peer.clone() }));
         }
     }
@@ -312,9 +283,7 @@ impl Pool {
     ) {
         let mut stream = match idle_link::check_alive(stream) {
             Ok(stream) => stream,
-            Err(reason) => {
-                return contents.peers[group].note_removed(&reason);
-            }
+            Err(end) => return contents.peers[group].note_idle_end(&end),
         };
         let serves = contents.peers[group].serves.clone();
         self.offered.store(true, Ordering::Relaxed);
@@ -337,9 +306,9 @@ impl Pool {
         drop(contents);
         let pool = self.clone();
         self.tasks.spawn("ready link", async move {
-            let reason = slot.watch().await;
-            if !matches!(reason, RemovedReason::Taken) {
-                pool.note_lost((&peer, &serves), number, &reason);
+            let end = slot.watch().await;
+            if !matches!(end, IdleLinkEnd::Taken) {
+                pool.note_lost((&peer, &serves), number, &end);
             }
         });
     }
@@ -412,7 +381,7 @@ impl Pool {
                     let side = AcquiredSide::Parked(stream, link_guard);
                     return Some(AcquiredLink { side, peer: group.peer.clone() });
                 }
-                Err(reason) => group.note_removed(&reason),
+                Err(end) => group.note_idle_end(&end),
             }
         }
         None
@@ -468,8 +437,8 @@ impl Pool {
         }
     }
 
-    fn note_lost(&self, (peer, serves): (&Peer, &ServedServices), number: u64, reason: &RemovedReason) {
-        tracing::debug!(event = %LogEvent::LinkLost, peer = %peer.label(), "ready link gone: {reason:?}");
+    fn note_lost(&self, (peer, serves): (&Peer, &ServedServices), number: u64, end: &IdleLinkEnd) {
+        tracing::debug!(event = %LogEvent::LinkLost, peer = %peer.label(), "ready link gone: {end:?}");
         let mut contents = self.lock();
         for group in contents
             .peers
@@ -477,7 +446,7 @@ impl Pool {
             .filter(|group| group.peer == *peer && group.serves.is_compatible(serves))
         {
             group.ready.remove(&number);
-            group.note_removed(reason);
+            group.note_idle_end(end);
         }
     }
 

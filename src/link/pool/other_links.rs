@@ -27,7 +27,7 @@ impl MoveTargets for OtherLinks {
         let pool = self.pool.upgrade()?;
         let contents = pool.lock();
         let may_have_more = || pool.shares.is_open_to(&self.peer.label());
-        let target = |links: &PeerLinks| links.heavy_target(from, &may_have_more);
+        let target = |links: &PeerLinks| links.heavy_target(from, may_have_more);
         contents.links_of_process(&self.peer).find_map(target)
     }
 }

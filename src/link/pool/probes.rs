@@ -4,7 +4,7 @@ use super::{AcquiredLink, AcquiredSide, Pool};
 use crate::{link::Peer, profile::ServiceName, proto::multiplex::hello::OfferState};
 
 impl Pool {
-    /// A place on a link of a peer that has closed the service because of its hours.
+    /// A slot on a link of a peer that has closed the service because of its hours.
     pub fn take_outside_hours(&self, service: &ServiceName, not: &[Peer]) -> Option<AcquiredLink> {
         let contents = self.lock();
         let mut peers = contents.peers.iter().filter(|links| !not.contains(&links.peer));

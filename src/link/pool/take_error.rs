@@ -8,12 +8,13 @@ use thiserror::Error;
 use crate::{
     link::{dial_state::AT_MAXIMUM, grants::CarriesMismatch},
     proto::multiplex::hello::OfferState,
+    telemetry::format,
 };
 
 /// Why a session could not get a link.
 #[derive(Debug, Clone, Error, PartialEq, Eq)]
 pub enum TakeError {
-    #[error("{0} clients wait for a link already")]
+    #[error("{} for a link already", waiting(*.0))]
     Full(usize),
     /// A client of a service of which fewer wait came to a full queue.
     #[error(
@@ -31,6 +32,10 @@ pub enum TakeError {
     ServiceClosed(ServiceClosed),
     #[error("the pool has closed")]
     Closed,
+}
+
+fn waiting(clients: usize) -> String {
+    format!("{} {}", format::count(clients as u64, "client"), if clients == 1 { "waits" } else { "wait" })
 }
 
 /// The state of a service that no peer takes sessions for, as one of them has reported.

@@ -113,10 +113,10 @@ impl<T> Default for TargetChange<T> {
 impl<T: fmt::Display> fmt::Display for TargetChange<T> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let list = |targets: &[T]| targets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        let reported = [("new: ", list(&self.added)), ("given up: ", list(&self.retired))];
-        let reported: Vec<_> = reported.iter().filter(|(_, list)| !list.is_empty()).collect();
-        let reported: Vec<_> = reported.iter().map(|(word, list)| format!("{word}{list}")).collect();
-        out.write_str(&reported.join("; "))
+        let changes = [("new: ", list(&self.added)), ("given up: ", list(&self.retired))];
+        let changes = changes.iter().filter(|(_, list)| !list.is_empty());
+        let words: Vec<_> = changes.map(|(word, list)| format!("{word}{list}")).collect();
+        out.write_str(&words.join("; "))
     }
 }
 

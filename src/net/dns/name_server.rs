@@ -19,7 +19,7 @@ const DATAGRAM_BYTES_MAX: u16 = 1232;
 
 /// Gets the answer of one server, which knows the name or knows that it does not exist.
 pub(super) async fn query_server(server: SocketAddr, query: &Query) -> Result<Message, DnsError> {
-    let requested = async {
+    let answer = async {
         let message = exchange(server, query, Some(DATAGRAM_BYTES_MAX)).await?;
         match message.metadata.response_code {
             // It does not support EDNS (RFC 6891, section 7).
@@ -27,7 +27,7 @@ pub(super) async fn query_server(server: SocketAddr, query: &Query) -> Result<Me
             _ => Ok(message),
         }
     };
-    let message = timeout(QUERY_TIMEOUT, requested).await.unwrap_or(Err(DnsError::ServerLate(server)))?;
+    let message = timeout(QUERY_TIMEOUT, answer).await.unwrap_or(Err(DnsError::ServerLate(server)))?;
     match message.metadata.response_code {
         ResponseCode::NoError | ResponseCode::NXDomain => Ok(message),
         code => Err(DnsError::Failed(server, code)),
@@ -35,23 +35,23 @@ pub(super) async fn query_server(server: SocketAddr, query: &Query) -> Result<Me
 }
 
 async fn exchange(server: SocketAddr, query: &Query, payload: Option<u16>) -> Result<Message, DnsError> {
-    let mut requested = Message::query();
-    requested.metadata.recursion_desired = true;
-    requested.add_query(query.clone());
+    let mut question = Message::query();
+    question.metadata.recursion_desired = true;
+    question.add_query(query.clone());
     if let Some(payload) = payload {
         let mut edns = Edns::new();
         edns.set_max_payload(payload);
-        requested.set_edns(edns);
+        question.set_edns(edns);
     }
-    let bytes = requested.to_vec().map_err(|_| DnsError::BadName)?;
+    let bytes = question.to_vec().map_err(|_| DnsError::BadName)?;
     let failed = |error| DnsError::Socket(server, error);
-    let message = ask_by_datagram(server, &requested, &bytes).await.map_err(failed)?;
+    let message = ask_by_datagram(server, &question, &bytes).await.map_err(failed)?;
     if !message.metadata.truncation {
         return Ok(message);
     }
     let answered = ask_by_stream(server, &bytes).await.map_err(failed)?;
     let message = Message::from_vec(&answered).map_err(|why| DnsError::Garbled(server, why.to_string()))?;
-    match answers(&message, &requested) {
+    match answers(&message, &question) {
         true => Ok(message),
         false => Err(DnsError::Garbled(server, "it answers something else".into())),
     }

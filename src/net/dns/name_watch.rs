@@ -16,6 +16,7 @@ use super::{
     },
     service_rules::ServiceRecords,
 };
+use crate::text;
 
 /// How many unusable targets are named in a message.
 const UNUSABLE_LISTED_MAX: usize = 4;
@@ -167,7 +168,11 @@ impl std::fmt::Display for NameReport {
         match self {
             Self::Unanswered(why) => write!(out, "{why}; the last known addresses stay in use"),
             Self::AnsweredAgain { failures } => {
-                write!(out, "it resolves again, after {failures} failures in a row")
+                write!(
+                    out,
+                    "it resolves again, after {} in a row",
+                    text::count(u64::from(*failures), "failure")
+                )
             }
             Self::Unusable(targets) => {
                 let named = &targets[..targets.len().min(UNUSABLE_LISTED_MAX)];

@@ -9,7 +9,7 @@ use crate::profile::{ExpiredListPolicy, KeyExchangePolicy, defaults};
 
 pub(in crate::profile) static REVOKED: ProfileKey<TextListValue> = ProfileKey {
     name: "revoked",
-    about: "Lists of revoked certificates (CRLs) of the CAs in `ca`. Read again when they change: within 5 s, what stands on a revoked certificate is cut.",
+    about: "Lists of revoked certificates (CRLs) of the CAs in `ca`. Read again when they change: within 5 s, connections that use a revoked certificate are cut.",
     example: r#"[pki/crl.pem]"#,
     value: TextListValue { each: PEM_OR_DER_FILE, max: defaults::REVOKED_MAX, single: SingleText::Allowed },
 };

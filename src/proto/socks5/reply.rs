@@ -1,4 +1,5 @@
 //! The reply codes of SOCKS5 (RFC 1928, section 6): which one a refusal gets, and what each means on a link.
+//! A link that speaks `portcullis/2` carries refusals themselves ([`crate::proto::Refusal`]), and none of these.
 
 use socks5_proto::Reply;
 

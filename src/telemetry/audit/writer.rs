@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     tasks,
-    telemetry::{log::LogEvent, notices::NoticeLog},
+    telemetry::{format, log::LogEvent, notices::NoticeLog},
     text::clean_path,
 };
 
@@ -171,7 +171,8 @@ impl AuditWriter {
                 self.state.lost.fetch_sub(lost, Ordering::Relaxed);
                 if std::mem::take(&mut self.is_failing) {
                     let path = clean_path(&self.path);
-                    let line = format!("audit: {path} is written again; {lost} lines were lost");
+                    let line =
+                        format!("audit: {path} is written again; {} lost", format::count(lost, "line"));
                     self.notices.info(LogEvent::AuditFile.line(line));
                 }
             }
@@ -199,7 +200,10 @@ impl AuditWriter {
         let before = self.file.take().map(|file| (file.lines, file.last));
         let reported = before.map_or_else(
             || "the file was reopened".into(),
-            |(lines, last)| format!("the file was reopened; before it had {lines} lines, the last is {last}"),
+            |(lines, last)| {
+                let lines = format::count(lines, "line");
+                format!("the file was reopened; before it had {lines}, the last is {last}")
+            },
         );
         self.write(Some(AuditRecord::new(AuditActor::signal("SIGUSR1"), "signal", "SIGUSR1", &reported)));
     }

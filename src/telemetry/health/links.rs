@@ -11,7 +11,7 @@ use super::{Alert, AlertKind, Severity, is_draining, push_alert, time_before};
 use crate::{
     profile::{Half, Mode},
     telemetry::{
-        log,
+        format, log,
         snapshot::{PoolRow, PoolState, ServiceRow, Snapshot},
     },
 };
@@ -139,8 +139,7 @@ fn find_lost(snapshot: &Snapshot, rows: &[&PoolRow], now: SystemTime, alerts: &m
         false => ": no link",
     });
     match rows.iter().map(|pool| pool.cut).max() {
-        Some(1) => text.push_str(", 1 session cut"),
-        Some(cut) if cut > 0 => text.push_str(&format!(", {cut} sessions cut")),
+        Some(cut) if cut > 0 => text.push_str(&format!(", {} cut", format::count(cut, "session"))),
         _ => {}
     }
     text.push_str(&services_without_link(snapshot, &affected));

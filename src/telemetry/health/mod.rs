@@ -126,7 +126,7 @@ fn push_certificate(end: &CertificateEnd, now: SystemTime, alerts: &mut Vec<Aler
     let CertificateEnd { what, object, days } = end;
     let kind = match days {
         ..0 => AlertKind::Expired,
-        0..=CERTIFICATE_DAYS_MAX => AlertKind::Certificate,
+        0..=RENEWAL_ALERT_DAYS => AlertKind::Certificate,
         _ => return,
     };
     push_alert(alerts, kind, object.clone(), now, format!("{what} {}", days_left(*days)));
@@ -157,8 +157,8 @@ fn is_draining(row: &ServiceRow) -> bool {
     row.phase == ServicePhase::Draining
 }
 
-/// The time that it may take to get another one.
-const CERTIFICATE_DAYS_MAX: i64 = 14;
+/// A certificate that ends within this many days is an alert: getting another one may take that long.
+const RENEWAL_ALERT_DAYS: i64 = 14;
 
 #[cfg(test)]
 mod tests {

@@ -57,7 +57,7 @@ impl Readiness {
         // In a pair, both halves may lack the same link.
         readiness.reasons.dedup();
         if !readiness.ready && readiness.reasons.is_empty() {
-            readiness.reasons.push("no link stands".into());
+            readiness.reasons.push("no link is up".into());
         }
         readiness
     }
@@ -192,6 +192,6 @@ mod tests {
         };
         assert!(inside(vec![link]).ready);
         let reported = inside(vec![]);
-        assert_eq!((reported.ready, &*reported.reasons), (false, &["no link stands".to_owned()][..]));
+        assert_eq!((reported.ready, &*reported.reasons), (false, &["no link is up".to_owned()][..]));
     }
 }

@@ -11,7 +11,10 @@ use super::{
 };
 use crate::{
     profile::{Half, Mode},
-    telemetry::snapshot::{PoolRow, ServicePhase, ServiceRow, Snapshot},
+    telemetry::{
+        format,
+        snapshot::{PoolRow, ServicePhase, ServiceRow, Snapshot},
+    },
 };
 
 /// Its health, and the worst of what its clients lack.
@@ -54,7 +57,7 @@ pub fn find_alerts(snapshot: &Snapshot, now: SystemTime, alerts: &mut Vec<Alert>
     for row in &snapshot.lockdown {
         let object = row.service.as_deref().or(row.peer.as_deref()).unwrap_or("*").to_owned();
         let since = humantime::parse_rfc3339(&row.since).unwrap_or(now);
-        let text = format!("{row} is locked since {}, until `unlock`", row.since);
+        let text = format!("{row} is locked until `unlock`");
         push_alert(alerts, AlertKind::Lockdown, object, since, text);
     }
     let are_all_drained = snapshot.services.iter().all(is_draining);
@@ -116,7 +119,10 @@ fn limit_lack(snapshot: &Snapshot, row: &ServiceRow) -> Option<ServiceProblem> {
     let why = match (refused, row.limit) {
         (Some(refusal), _) => format!("full, {} refused: {}", clients(refusal.count), refusal.reason),
         (None, Some(limit)) if is_reached => {
-            format!("full: the limit of {limit} open sessions (`sessions`) is reached")
+            format!(
+                "full: the limit of {} (`sessions`) is reached",
+                format::count(limit as u64, "open session")
+            )
         }
         (None, _) => return None,
     };
@@ -149,10 +155,7 @@ fn recent_refusals(row: &ServiceRow, seconds: f64) -> impl Iterator<Item = &Refu
 }
 
 fn clients(count: u64) -> String {
-    match count {
-        1 => "1 client".into(),
-        count => format!("{count} clients"),
-    }
+    format::count(count, "client")
 }
 
 /// Any healthy peer can serve it, so the best of its pools counts, and whether clients wait.
@@ -160,7 +163,7 @@ fn link_lack(snapshot: &Snapshot, service: &ServiceRow) -> Option<ServiceProblem
     let pools: Vec<_> = links::serving_pools(snapshot, service).collect();
     let Some(best) = pools.iter().map(|pool| severity(pool)).min() else {
         let needs_links = snapshot.mode != Mode::Direct && service.half == Half::Dmz;
-        let why = "no link stands that serves it".into();
+        let why = "no link that serves it is up".into();
         return needs_links.then_some(ServiceProblem { kind: AlertKind::NoLink, why });
     };
     let (ready, wanted) = pools.iter().fold((0, 0_usize), |sum: (usize, usize), pool| {

@@ -161,7 +161,7 @@ pub fn set_file(path: Option<&Path>) {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LogLevelError {
     #[error(
-        "`{0}` is not a log level; write error, warn, info, debug, trace or off, or such as `portcullis::link=debug`"
+        "`{0}` is not a log level; write error, warn, info, debug, trace or off, or a directive such as `portcullis::link=debug`"
     )]
     Unknown(String),
     #[error("this process writes no log; name the gateway whose level is meant with `--admin`")]

@@ -1,4 +1,5 @@
-//! The backends of a service, as known by the half that dials them.
+//! The backends of a service, as known by the half that dials them; the other half learns only whether the service can be
+//! served. The states are worked out in `connect::backend_member`.
 
 use serde::{Deserialize, Serialize};
 

@@ -33,8 +33,9 @@ pub struct LinkRow {
 pub enum LinkState {
     /// It takes a session, whether it carries others or not.
     Ready,
-    /// It takes no more now.
-    Carrying,
+    /// It takes no more now. Readers of `status` know it as `carrying`, like the count of such links.
+    #[serde(rename = "carrying")]
+    Full,
     /// It is left to heavy sessions, and takes others only where no other link does.
     Bulk,
     /// It never will again.

@@ -25,8 +25,8 @@ impl PathBuilder<'_> {
             let key = format!("{} {}", dmz.1, internal.1);
             // If both ends are shown, the one that still answers is used.
             let is_answering = |pool: &&PoolRow| self.is_answering(pool.gateway.as_ref());
-            let received: Vec<_> = pools.iter().copied().filter(is_answering).collect();
-            let link = if received.is_empty() {
+            let answering: Vec<_> = pools.iter().copied().filter(is_answering).collect();
+            let link = if answering.is_empty() {
                 let rows = pools
                     .iter()
                     .max_by_key(|pool| severity(pool))
@@ -34,7 +34,7 @@ impl PathBuilder<'_> {
                 [&dmz, &internal].into_iter().for_each(|gateway| self.clear_unknown(gateway));
                 self.add(unknown_part(PathPart { rows, ..PathPart::new(PathStage::Links, key, "links") }))
             } else {
-                let part = link_part(&key, &received);
+                let part = link_part(&key, &answering);
                 [&dmz, &internal].into_iter().for_each(|gateway| self.show_by_link(gateway, &part));
                 self.add(part)
             };
@@ -64,7 +64,7 @@ fn link_part(key: &str, pools: &[&PoolRow]) -> PathPart {
         |number: u64, what: &str| (number > 0).then(|| format!("{} {what}", format::amount(number)));
     let facts = [
         reported(sum(|pool| pool.waiting as u64), "clients wait"),
-        Some(format!("{} sessions", format::amount(sum(|pool| pool.sessions as u64)))),
+        Some(format::amount_of(sum(|pool| pool.sessions as u64), "session")),
         reported(sum(|pool| pool.failures_minute), "failed /min"),
         pools
             .iter()

@@ -20,11 +20,11 @@ impl PathBuilder<'_> {
             by_name.entry(&row.name).or_default().push(row);
         }
         for (name, rows) in by_name {
-            let received: Vec<_> =
+            let answering: Vec<_> =
                 rows.iter().copied().filter(|row| self.is_answering(row.gateway.as_ref())).collect();
-            let service = self.add(match received.as_slice() {
+            let service = self.add(match answering.as_slice() {
                 [] => unknown_part(service_part(name, &rows)),
-                received => service_part(name, received),
+                answering => service_part(name, answering),
             });
             let outer: Vec<_> = rows.iter().filter(|row| row.half == Half::Dmz).collect();
             for row in &outer {
@@ -114,7 +114,7 @@ impl PathBuilder<'_> {
             severity,
             state_severity: severity,
             facts,
-            why: (refused > 0).then(|| format!("{} clients were refused recently", format::amount(refused))),
+            why: (refused > 0).then(|| format!("{} refused recently", format::amount_of(refused, "client"))),
             rows: PartRows::Sessions,
             ..PathPart::new(PathStage::Clients, "", "clients")
         };

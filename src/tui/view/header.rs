@@ -82,10 +82,11 @@ fn parts_left(app: &App, snapshot: &Snapshot) -> Vec<HeaderPart> {
         HeaderPart { rank: 2, text: profile, style: theme.title },
         HeaderPart { rank: 7, text: halves.join("+"), style: theme.plain },
         health_part(app, snapshot),
-        member
-            .and_then(|row| absence(screen_style, row))
-            .unwrap_or_else(|| phase(screen_style, snapshot.phase)),
     ];
+    if app.lost_reason().is_none() {
+        let absence = member.and_then(|row| absence(screen_style, row));
+        parts.push(absence.unwrap_or_else(|| phase(screen_style, snapshot.phase)));
+    }
     parts.retain(|part| !part.text.is_empty());
     if snapshot.confined.values().any(Option::is_some) {
         parts.push(HeaderPart { rank: 7, text: "locked".into(), style: theme.good });
@@ -137,7 +138,7 @@ fn absence(screen_style: &ScreenStyle, row: &GatewayRow) -> Option<HeaderPart> {
     Some(HeaderPart { rank: 1, text: text.into(), style })
 }
 
-/// Nothing is known about a gateway that is away.
+/// Nothing is known about a gateway that is away, or says nothing.
 fn health_part(app: &App, snapshot: &Snapshot) -> HeaderPart {
     let screen_style = &app.style;
     if app.lost_reason().is_some() {
@@ -147,16 +148,11 @@ fn health_part(app: &App, snapshot: &Snapshot) -> HeaderPart {
             style: screen_style.theme.bad,
         };
     }
-    let text = format!("{} {}", screen_style.symbols.health, health_word(snapshot));
-    HeaderPart {
-        rank: 0,
-        text,
-        style: if app.is_outdated() {
-            screen_style.theme.faint
-        } else {
-            health_style(screen_style, snapshot)
-        },
-    }
+    let (word, style) = match app.is_outdated() {
+        true => ("SILENT", screen_style.theme.warn),
+        false => (health_word(snapshot), health_style(screen_style, snapshot)),
+    };
+    HeaderPart { rank: 0, text: format!("{} {word}", screen_style.symbols.health), style }
 }
 
 pub fn health_word(snapshot: &Snapshot) -> &'static str {

@@ -19,7 +19,7 @@ use crate::{
         snapshot::{GatewayReach, Snapshot, TrafficSample},
     },
     tui::{
-        app::App,
+        app::{App, Freshness},
         format,
         path::{DrawnPath, LinkSessions, PartRows, PathPart, PathStage},
         view::{
@@ -30,8 +30,13 @@ use crate::{
 };
 
 pub fn draw_screen(app: &App, area: Rect, buffer: &mut Buffer) {
-    let facts = "Enter opens the rows of a part, bytes a second";
-    let inside = panel::draw_frame(&app.style, "Path", facts, area, buffer);
+    let facts = match app.freshness() {
+        Freshness::Lost { seconds } => format!("as it was {} ago", format::span(seconds as f64)),
+        Freshness::Live | Freshness::Replay(_) | Freshness::Frozen { .. } | Freshness::Stale { .. } => {
+            "Enter opens the rows of a part, bytes a second".to_owned()
+        }
+    };
+    let inside = panel::draw_frame(&app.style, "Path", &facts, area, buffer);
     draw_list(app, panel::margin(inside), buffer);
 }
 

@@ -131,7 +131,9 @@ pub fn selected_text(app: &App) -> Option<(String, Style)> {
     let theme = app.style.theme;
     let selected = app.selected_pool(app.snapshot());
     let worst = || lists::pools(app.snapshot()).into_iter().find(|row| row.last_error.is_some());
-    let Some(row) = selected.or_else(worst) else { return Some(("no error stands".into(), theme.faint)) };
+    let Some(row) = selected.or_else(worst) else {
+        return Some(("no error at the moment".into(), theme.faint));
+    };
     let of = row.peer.as_deref().or(row.address.as_deref()).unwrap_or("-");
     let service = if row.service == "*" { "any service" } else { &row.service };
     let (text, style) = match &row.last_error {
@@ -180,11 +182,11 @@ fn is_pooled(snapshot: &Snapshot) -> bool {
 }
 
 fn facts(snapshot: &Snapshot) -> String {
-    let sessions = sum(snapshot, |row| row.sessions);
+    let sessions = format::amount_of(total(snapshot, |row| row.sessions), "session");
     if !is_pooled(snapshot) {
-        return format!("{sessions} sessions");
+        return sessions;
     }
-    format!("{}, {sessions} sessions, {} waiting", ready(snapshot), sum(snapshot, |row| row.waiting))
+    format!("{}, {sessions}, {} waiting", ready(snapshot), sum(snapshot, |row| row.waiting))
 }
 
 /// Ready links of all pools, and how many are wanted.
@@ -195,21 +197,25 @@ pub fn ready(snapshot: &Snapshot) -> String {
 
 /// For one half only: a pair's snapshot has both ends of a link.
 fn sum(snapshot: &Snapshot, count: fn(&PoolRow) -> usize) -> String {
+    format::amount(total(snapshot, count))
+}
+
+fn total(snapshot: &Snapshot, count: fn(&PoolRow) -> usize) -> u64 {
     let counted = snapshot.halves.first().copied().unwrap_or(Half::Dmz);
     let rows = snapshot.pools.iter().filter(|row| row.half == counted);
-    format::amount(rows.fold(0, |sum: u64, row| sum.saturating_add(count(row) as u64)))
+    rows.fold(0, |sum: u64, row| sum.saturating_add(count(row) as u64))
 }
 
 fn cell(app: &App, row: &PoolRow, kind: PoolColumn) -> TableCell {
-    let reported = row_cell(app, row, kind);
+    let shown = row_cell(app, row, kind);
     if app.is_answering(row.gateway.as_ref()) {
-        return reported;
+        return shown;
     }
     // Its gateway's last state may be outdated.
     if kind == PoolColumn::State {
         return TableCell::new("unknown", app.style.theme.faint);
     }
-    TableCell { style: app.style.theme.faint, ..reported }
+    TableCell { style: app.style.theme.faint, ..shown }
 }
 
 fn row_cell(app: &App, row: &PoolRow, kind: PoolColumn) -> TableCell {

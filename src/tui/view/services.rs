@@ -138,9 +138,9 @@ fn columns(snapshot: &Snapshot) -> Vec<TableColumn<ServiceColumn>> {
 }
 
 fn cell(app: &App, row: &ServiceRow, kind: ServiceColumn) -> TableCell {
-    let reported = row_cell(app, row, kind);
+    let shown = row_cell(app, row, kind);
     if app.is_answering(row.gateway.as_ref()) {
-        return reported;
+        return shown;
     }
     // Its gateway's last state may be outdated.
     if kind == ServiceColumn::Phase {
@@ -149,7 +149,7 @@ fn cell(app: &App, row: &ServiceRow, kind: ServiceColumn) -> TableCell {
     if matches!(kind, ServiceColumn::RateUp | ServiceColumn::RateDown) {
         return TableCell::new("-", app.style.theme.faint);
     }
-    TableCell { style: app.style.theme.faint, ..reported }
+    TableCell { style: app.style.theme.faint, ..shown }
 }
 
 fn row_cell(app: &App, row: &ServiceRow, kind: ServiceColumn) -> TableCell {

@@ -164,17 +164,17 @@ fn selected_text(app: &App) -> Option<(String, Style)> {
 }
 
 fn cell(app: &App, row: ListedSession<'_>, is_selected: bool, kind: SessionColumn) -> TableCell {
-    let reported = row_cell(app, row, is_selected, kind);
+    let shown = row_cell(app, row, is_selected, kind);
     let open = match row {
         ListedSession::Open(open) if kind != SessionColumn::Mark => open,
         // A session that has ended does not change any more.
-        ListedSession::Open(_) | ListedSession::Ended(_) => return reported,
+        ListedSession::Open(_) | ListedSession::Ended(_) => return shown,
     };
     let is_inner = matches!(kind, SessionColumn::Inside | SessionColumn::Backend);
     let inner = is_inner.then(|| app.session_order().inner(app.snapshot(), open)).flatten();
     let gateway = inner.map_or(row.gateway(), |inner| inner.gateway.as_ref());
     if app.is_answering(gateway) {
-        return reported;
+        return shown;
     }
     if kind == SessionColumn::Phase {
         return TableCell::new("unknown", app.style.theme.faint);
@@ -182,7 +182,7 @@ fn cell(app: &App, row: ListedSession<'_>, is_selected: bool, kind: SessionColum
     if matches!(kind, SessionColumn::RateUp | SessionColumn::RateDown) {
         return TableCell::new("-", app.style.theme.faint);
     }
-    TableCell { style: app.style.theme.faint, ..reported }
+    TableCell { style: app.style.theme.faint, ..shown }
 }
 
 fn row_cell(app: &App, row: ListedSession<'_>, is_selected: bool, kind: SessionColumn) -> TableCell {

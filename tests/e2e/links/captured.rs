@@ -100,7 +100,7 @@ impl AttackedHalf {
         Self { folder, program, captured: Arc::new(captured), honest, _backends: backends }
     }
 
-    /// A link of the honest gateway that has carried a session, and one more that stands.
+    /// A link of the honest gateway that has carried a session, and one more that is up.
     async fn honest_links(&self) -> (RawLink, RawLink) {
         let (one, other) = (established_link(&self.honest).await, established_link(&self.honest).await);
         (GatewayEchoSession::on(one).await.ends().await, other)

@@ -167,7 +167,7 @@ async fn a_gateway_that_drains_is_no_warning() {
         let mut link = port.accept().await;
         link.expect_kind(HELLO).await;
         link.send_frame(HELLO, &frames::grant(8, &["echo"])).await;
-        gateway.until_pool("it stands", |row| row.ready == 1).await;
+        gateway.until_pool("it is up", |row| row.ready == 1).await;
         match level {
             None => {
                 link.send_frame(DRAIN, &[]).await;

@@ -15,7 +15,7 @@ use crate::support::{
 const KINDS: [u8; 15] = [
     HELLO, SERVICES, OPEN, OPENED, REFUSED, DATA, END, RESET, CREDIT, PING, PONG, DRAIN, RETIRE, MOVE, RESUME,
 ];
-/// What may come whenever a link stands.
+/// What may come whenever a link is up.
 const ALWAYS: [u8; 4] = [PING, PONG, DRAIN, RETIRE];
 /// What an end that has closed a session passes over.
 const LATE: [u8; 7] = [OPENED, REFUSED, DATA, END, RESET, CREDIT, MOVE];

@@ -448,7 +448,7 @@ async fn what_was_never_offered_is_not_granted() {
     let names: Vec<_> = (0..1000).map(|number| format!("ghost-{number}")).chain(["echo".into()]).collect();
     let names: Vec<_> = names.iter().map(String::as_str).collect();
     link.send_frame(HELLO, &frames::grant(8, &names)).await;
-    let row = inside.until_pool("it stands", |row| row.ready == 1).await;
+    let row = inside.until_pool("it is up", |row| row.ready == 1).await;
     assert_eq!(row.serves, ["echo"]);
     // And one that grants nothing else grants nothing.
     let other = ServerHalf::new(ECHO).await;

@@ -102,7 +102,7 @@ impl Outer {
 
 async fn until_healthy(gateway: &Gateway) {
     let is_healthy = |row: &portcullis::telemetry::snapshot::PoolRow| row.state == PoolState::Healthy;
-    gateway.until("links stand", |now| now.pools.iter().all(is_healthy)).await;
+    gateway.until("links are up", |now| now.pools.iter().all(is_healthy)).await;
 }
 
 async fn in_tls(
@@ -338,7 +338,7 @@ async fn links_show_a_certificate_of_their_own_beside_named_services() {
     dmz.until_notice("certificates renewed: ").await;
     let error = in_tls(&folder, at, "gate").await.unwrap_err();
     assert!(error.to_string().contains("invalid peer certificate"), "{error}");
-    // The link that stands is not concerned.
+    // The link that is up is not concerned.
     until_healthy(&internal).await;
 }
 
@@ -444,10 +444,10 @@ async fn a_reload_brings_services_to_the_port_of_links() {
     let dmz = folder.start("dmz", &own);
     let internal = folder.start("internal", &Outer::Tls.internal(&Outer::Tls.link(at), &pages));
     until_healthy(&internal).await;
-    let stood = |now: &portcullis::telemetry::snapshot::Snapshot| {
+    let rows = |now: &portcullis::telemetry::snapshot::Snapshot| {
         now.pools.iter().map(|row| (row.state, row.ready)).collect::<Vec<_>>()
     };
-    let before = stood(&*internal.now().await);
+    let before = rows(&*internal.now().await);
     let mut page = in_tls(&folder, at, "dmz").await.unwrap();
     assert_eq!(ask(&mut page, "GET /", "any").await, not_there());
     folder.profile("dmz", &shared);
@@ -458,7 +458,7 @@ async fn a_reload_brings_services_to_the_port_of_links() {
     dmz.done(Command::Reload).await;
     let mut page = in_tls(&folder, at, "dmz").await.unwrap();
     assert_eq!(ask(&mut page, "GET /", "any").await, not_there());
-    assert_eq!(stood(&*internal.now().await), before);
+    assert_eq!(rows(&*internal.now().await), before);
     assert!(!internal.now().await.notices.iter().any(|line| line.text.contains("lost")));
 }
 

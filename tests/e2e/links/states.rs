@@ -1,5 +1,5 @@
 //! What an internal half offers may change at any time, as `services` tells it: a DMZ half refuses at once what no
-//! internal half takes, and takes up what is new, over the links that stand.
+//! internal half takes, and takes up what is new, over the links that are up.
 
 use portcullis::{
     gateway::handle::Command,
@@ -220,10 +220,10 @@ async fn a_reload_inside_adds_and_removes_services_over_the_links_that_stand() {
         dmz.until("web is served", |seen| is_served(seen, &["orders", "web"])).await;
         echoes(&mut dial(dmz.client_port("web").await).await).await;
         internal.done(Command::Drain { service: Some("web".into()) }).await;
-        let is_told = |row: &ServiceRow| {
+        let is_drained = |row: &ServiceRow| {
             row.name == "web" && row.phase == ServicePhase::Draining && row.health == Some(Health::Down)
         };
-        let drains = dmz.until("web drains inside", |seen| seen.services.iter().any(is_told)).await;
+        let drains = dmz.until("web drains inside", |seen| seen.services.iter().any(is_drained)).await;
         assert!(
             drains
                 .alerts

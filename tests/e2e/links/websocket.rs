@@ -117,7 +117,7 @@ async fn a_switch_from_mode_to_mode_costs_no_session() {
     let other = format!("listen: '{}', connect: '{}'", forward.link(&ports[1]), forward.link(&ports[0]));
     let internal = folder.start("internal", &forward.internal(&other));
     let dmz = folder.start("dmz", &forward.dmz(&links));
-    dmz.until("links stand", is_healthy).await;
+    dmz.until("links are up", is_healthy).await;
     let mut client = dial(dmz.client_port("orders").await).await;
     send(&mut client, b"before").await;
     expect_bytes(&mut client, b"before").await;
@@ -133,7 +133,7 @@ async fn a_switch_from_mode_to_mode_costs_no_session() {
 }
 
 async fn until_healthy(gateway: &Gateway) {
-    gateway.until("links stand", is_healthy).await;
+    gateway.until("links are up", is_healthy).await;
 }
 
 /// The bytes of binary messages, however they are cut.

@@ -93,7 +93,7 @@ async fn a_server_without_our_method_is_down_until_it_has_it() {
     send(&mut link, &SOCKS_METHOD).await;
     let row = gateway.until_pool("healthy", |row| row.state == PoolState::Healthy).await;
     assert_eq!((row.last_error, row.failures, row.service.as_str()), (None, 1, "*"));
-    gateway.until_notice("stands, after 1 failures in a row").await;
+    gateway.until_notice("is up, after 1 failure in a row").await;
 }
 
 #[tokio::test]

@@ -108,7 +108,7 @@ async fn a_server_that_misbehaves_is_down_and_then_found_again() {
         let _link = parked(&server).await;
         let row = gateway.until_pool("healthy", |row| row.state == PoolState::Healthy).await;
         assert_eq!((row.failures, row.last_error, row.retry_seconds), (3, None, None));
-        gateway.until_notice("stands, after 3 failures in a row").await;
+        gateway.until_notice("is up, after 3 failures in a row").await;
     }
 }
 

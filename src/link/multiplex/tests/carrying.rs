@@ -39,9 +39,9 @@ async fn an_opener_learns_whether_its_session_was_accepted() {
     let mut refused = opened.expect("the link lives");
     server.incoming().await.refuse(Refusal::Full).await;
     let answer = timeout(PATIENCE, refused.answered()).await.expect("in time");
-    let OpenAnswer::Over(remains) = answer else { panic!("{answer:?}") };
-    assert!(matches!(remains.how, SessionFate::Refused(Refusal::Full)), "{remains:?}");
-    assert!(remains.stream.is_some(), "its client's, for another link");
+    let OpenAnswer::Over(leftover) = answer else { panic!("{answer:?}") };
+    assert!(matches!(leftover.fate, SessionFate::Refused(Refusal::Full)), "{leftover:?}");
+    assert!(leftover.stream.is_some(), "its client's, for another link");
 }
 
 /// A gateway may hold thousands of idle ones.
@@ -164,11 +164,11 @@ async fn a_wire_that_is_cut_at_any_offset_delivers_what_came_before_and_no_clean
                 // It ends with a reset, after what had come before.
                 let mut received = Vec::new();
                 let _ = backend.read_to_end(&mut received).await;
-                outcome.rest.bytes.pieces().for_each(|piece| received.extend_from_slice(piece));
-                (Some(outcome.how), received)
+                outcome.undelivered.bytes.pieces().for_each(|piece| received.extend_from_slice(piece));
+                (Some(outcome.fate), received)
             };
             let (ours, theirs) = tokio::join!(opened.outcome(), arrives);
-            (ours.how, theirs)
+            (ours.fate, theirs)
         };
         let ended = timeout(PATIENCE, async { tokio::join!(talk, wire).0 }).await;
         let (ours, (theirs, received)) = ended.unwrap_or_else(|_| panic!("cut at {offset}: it hangs"));
@@ -275,11 +275,11 @@ async fn a_client_that_is_cut_is_passed_on_behind_what_it_had_sent() {
     session.client.write_all(&sent).await.expect("it is taken");
     crate::net::tcp::await_acknowledged(&session.client, PATIENCE).await;
     drop(session.client);
-    let how = finish(&mut session.opener).await;
-    assert!(matches!(how, SessionFate::StreamFailed(_)), "{how:?}");
+    let fate = finish(&mut session.opener).await;
+    assert!(matches!(fate, SessionFate::StreamFailed(_)), "{fate:?}");
     let outcome = timeout(PATIENCE, session.server.outcome()).await.expect("in time");
-    assert!(matches!(outcome.how, SessionFate::Reset(CutCause::Client)), "{:?}", outcome.how);
-    let taken = session.counters[1].bytes() as usize + outcome.rest.bytes.len();
+    assert!(matches!(outcome.fate, SessionFate::Reset(CutCause::Client)), "{:?}", outcome.fate);
+    let taken = session.counters[1].bytes() as usize + outcome.undelivered.bytes.len();
     assert_eq!(taken, sent.len(), "all of it comes first");
 }
 
@@ -294,8 +294,8 @@ async fn a_refused_session_gets_back_what_its_client_had_sent() {
     let incoming = server.incoming().await;
     incoming.refuse(Refusal::BackendRefused).await;
     let outcome = timeout(PATIENCE, opened.outcome()).await.expect("in time");
-    assert!(matches!(outcome.how, SessionFate::Refused(Refusal::BackendRefused)), "{:?}", outcome.how);
-    let mut again = outcome.again;
+    assert!(matches!(outcome.fate, SessionFate::Refused(Refusal::BackendRefused)), "{:?}", outcome.fate);
+    let mut again = outcome.resend;
     let mut stream = outcome.stream.expect("it is given back");
     drop(client.shutdown().await);
     stream.read_to_end(&mut again).await.expect("a clean end");
@@ -311,8 +311,8 @@ async fn an_owner_that_cuts_or_goes_resets_its_session_and_no_other() {
     one.opener.cut(CutCause::Operator);
     drop(two.opener);
     for (end, expected) in ends.iter_mut().zip([CutCause::Operator, CutCause::Other]) {
-        let how = finish(end).await;
-        assert!(matches!(how, SessionFate::Reset(cause) if cause == expected), "{how:?}");
+        let fate = finish(end).await;
+        assert!(matches!(fate, SessionFate::Reset(cause) if cause == expected), "{fate:?}");
     }
     three.client.write_all(b"still here").await.expect("it is taken");
     let mut received = [0; 10];

@@ -25,9 +25,9 @@ async fn a_lost_link_ends_its_sessions_and_gives_back_what_was_not_sent() {
     for session in &mut sessions {
         ends.push(timeout(PATIENCE, session.outcome()).await.expect("in time"));
     }
-    assert!(matches!(ends[0].how, SessionFate::LinkLost(_)), "{:?}", ends[0].how);
-    assert!(matches!(ends[1].how, SessionFate::Unsent) && ends[1].stream.is_some(), "{:?}", ends[1].how);
-    assert!(matches!(ends[2].how, SessionFate::LinkLost(_)), "{:?}", ends[2].how);
+    assert!(matches!(ends[0].fate, SessionFate::LinkLost(_)), "{:?}", ends[0].fate);
+    assert!(matches!(ends[1].fate, SessionFate::Unsent) && ends[1].stream.is_some(), "{:?}", ends[1].fate);
+    assert!(matches!(ends[2].fate, SessionFate::LinkLost(_)), "{:?}", ends[2].fate);
     assert!(matches!(opener.ended().await, LinkLoss::Socket(_) | LinkLoss::Cut));
 }
 
@@ -50,8 +50,8 @@ async fn what_a_failing_link_was_not_given_comes_back_for_the_next() {
     client.shutdown().await.expect("it ends");
     drop(peer);
     let outcome = timeout(PATIENCE, session.outcome()).await.expect("in time");
-    assert!(matches!(outcome.how, SessionFate::Unsent), "{:?}", outcome.how);
-    assert_eq!((outcome.again.as_slice(), counters.bytes()), (&b"only"[..], 0), "nothing has moved");
+    assert!(matches!(outcome.fate, SessionFate::Unsent), "{:?}", outcome.fate);
+    assert_eq!((outcome.resend.as_slice(), counters.bytes()), (&b"only"[..], 0), "nothing has moved");
     let mut rest = Vec::new();
     outcome.stream.expect("it is given back").read_to_end(&mut rest).await.expect("a clean end");
     assert_eq!(rest, b" once");
@@ -86,9 +86,9 @@ async fn check_come_back(ours: NetStream, theirs: NetStream) {
             Err(LinkClosed(local)) => local.unsent,
             Ok(mut session) => {
                 let outcome = session.outcome().await;
-                let is_back = matches!(outcome.how, SessionFate::Unsent) && outcome.stream.is_some();
-                assert!(is_back, "{:?}", outcome.how);
-                outcome.again
+                let is_back = matches!(outcome.fate, SessionFate::Unsent) && outcome.stream.is_some();
+                assert!(is_back, "{:?}", outcome.fate);
+                outcome.resend
             }
         }
     }));
@@ -129,8 +129,8 @@ async fn a_session_whose_answer_and_failure_come_at_once_was_carried() {
         }
         LinkFrame::Reset(CutCause::Backend).push(&mut sent, 1);
         peer.stream.write_all(&sent).await.expect("it is taken");
-        let how = finish(&mut session).await;
-        assert!(matches!(how, SessionFate::Reset(CutCause::Backend)), "{how:?}");
+        let fate = finish(&mut session).await;
+        assert!(matches!(fate, SessionFate::Reset(CutCause::Backend)), "{fate:?}");
         assert_eq!((counters.phase(), counters.bytes()), (expected, answer.len() as u64), "{sent:?}");
         client.read_exact(&mut vec![0; answer.len()]).await.expect("the answer");
     }
@@ -158,7 +158,7 @@ async fn a_stop_of_this_process_is_not_counted_against_an_answer() {
         received
     };
     tokio::select! {
-        outcome = session.outcome() => panic!("it has ended: {:?}", outcome.how),
+        outcome = session.outcome() => panic!("it has ended: {:?}", outcome.fate),
         received = others => assert_eq!(&received, b"answer"),
     }
 }
@@ -181,7 +181,7 @@ async fn looks_that_are_a_little_late_put_no_answer_off() {
     };
     tokio::select! {
         biased;
-        outcome = session.outcome() => assert!(matches!(outcome.how, SessionFate::Unsent | SessionFate::Unanswered)),
+        outcome = session.outcome() => assert!(matches!(outcome.fate, SessionFate::Unsent | SessionFate::Unanswered)),
         () = passes => panic!("it waits forever"),
     }
 }
@@ -318,8 +318,8 @@ async fn an_open_without_an_answer_is_given_up() {
         }
     };
     let (outcome, cause) = tokio::join!(session.outcome(), talks);
-    assert!(matches!(outcome.how, SessionFate::Unanswered), "{:?}", outcome.how);
-    assert_eq!((outcome.again.as_slice(), cause), (&b"once"[..], CutCause::Time));
+    assert!(matches!(outcome.fate, SessionFate::Unanswered), "{:?}", outcome.fate);
+    assert_eq!((outcome.resend.as_slice(), cause), (&b"once"[..], CutCause::Time));
     assert!(began.elapsed() >= Duration::from_secs(5) && began.elapsed() < Duration::from_secs(8));
 }
 
@@ -333,8 +333,8 @@ async fn a_quiet_session_ends_at_its_idle_limit() {
     let mut attached = server.incoming().await.attach(side(far, &Arc::default()).into(), ()).await.handle;
     let began = Instant::now();
     let (opener, server) = tokio::join!(session.outcome(), attached.outcome());
-    assert!(matches!(opener.how, SessionFate::Idle), "{:?}", opener.how);
-    assert!(matches!(server.how, SessionFate::Reset(CutCause::Time)), "{:?}", server.how);
+    assert!(matches!(opener.fate, SessionFate::Idle), "{:?}", opener.fate);
+    assert!(matches!(server.fate, SessionFate::Reset(CutCause::Time)), "{:?}", server.fate);
     let took = began.elapsed();
     assert!(took >= limit - Duration::from_secs(1) && took <= limit + Duration::from_secs(3), "{took:?}");
 }
@@ -378,7 +378,7 @@ async fn a_link_that_leaves_ends_with_its_last_session() {
     let mut timed_out =
         opener.handle.open(request(), side(near, &Arc::default()).into(), slot()).await.expect("it lives");
     let outcome = timeout(PATIENCE, timed_out.outcome()).await.expect("in time");
-    assert!(matches!(outcome.how, SessionFate::Unsent) && outcome.stream.is_some(), "{:?}", outcome.how);
+    assert!(matches!(outcome.fate, SessionFate::Unsent) && outcome.stream.is_some(), "{:?}", outcome.fate);
     session.client.write_all(b"on it goes").await.expect("it is taken");
     session.client.shutdown().await.expect("it ends");
     assert_eq!(read_all(&mut session.backend).await, b"on it goes");

@@ -240,16 +240,16 @@ async fn finish(handle: &mut SessionHandle) -> SessionFate {
     let outcome = timeout(PATIENCE, handle.outcome()).await.expect("in time");
     if let Some(mut stream) = outcome.stream {
         let written = async {
-            for piece in outcome.rest.bytes.pieces() {
+            for piece in outcome.undelivered.bytes.pieces() {
                 stream.write_all(piece).await?;
             }
             Ok::<_, std::io::Error>(())
         };
-        if written.await.is_ok() && matches!(outcome.how, SessionFate::Clean) {
+        if written.await.is_ok() && matches!(outcome.fate, SessionFate::Clean) {
             stream.let_close_cleanly();
         }
     }
-    outcome.how
+    outcome.fate
 }
 
 /// A peer whose bytes to an end of ours are written by hand.

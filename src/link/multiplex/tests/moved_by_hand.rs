@@ -116,9 +116,9 @@ async fn a_session_that_does_not_go_on_ends_in_time_or_by_its_owner_or_by_a_rese
     assert_eq!(parked.count(), 1);
     tokio::time::pause();
     let began = Instant::now();
-    let how = left.session.outcome().await.how;
+    let fate = left.session.outcome().await.fate;
     tokio::time::resume();
-    assert!(matches!(how, SessionFate::LinkLost(_)), "{how:?}");
+    assert!(matches!(fate, SessionFate::LinkLost(_)), "{fate:?}");
     let took = began.elapsed();
     assert!(
         took > PARKED_TIMEOUT - Duration::from_secs(1) && took < PARKED_TIMEOUT + Duration::from_secs(1),
@@ -135,8 +135,8 @@ async fn a_session_that_does_not_go_on_ends_in_time_or_by_its_owner_or_by_a_rese
     let mut reset = Carried::new().await;
     reset.moves(0).await;
     reset.peer.send(1, LinkFrame::Reset(CutCause::Client)).await;
-    let how = finish(&mut reset.session).await;
-    assert!(matches!(how, SessionFate::Reset(CutCause::Client)), "{how:?}");
+    let fate = finish(&mut reset.session).await;
+    assert!(matches!(fate, SessionFate::Reset(CutCause::Client)), "{fate:?}");
     assert_eq!(reset.process.parked.count(), 0);
 }
 
@@ -403,6 +403,6 @@ async fn a_link_whose_peer_is_revoked_takes_no_session_any_more() {
         () = answered => {}
         () = driven => unreachable!("it never ends"),
     }
-    let how = finish(&mut carried.session).await;
-    assert!(matches!(how, SessionFate::Reset(CutCause::Policy)), "{how:?}");
+    let fate = finish(&mut carried.session).await;
+    assert!(matches!(fate, SessionFate::Reset(CutCause::Policy)), "{fate:?}");
 }

@@ -311,18 +311,18 @@ async fn ends_somehow(session: Session, seed: usize) -> bool {
         (whole.is_ok(), received)
     };
     let ending = async {
-        let how = finish(&mut opener).await;
-        match how {
+        let fate = finish(&mut opener).await;
+        match fate {
             SessionFate::Clean => _ = finish(&mut server).await,
             // Nobody waits for the other end to notice.
             _ => drop(server),
         }
-        how
+        fate
     };
-    let ((), (is_whole, received), how) = tokio::join!(writing, reading, ending);
-    assert!(sent.starts_with(&received), "{how:?}");
-    let is_clean = matches!(how, SessionFate::Clean);
-    assert!(is_clean || matches!(how, SessionFate::LinkLost(_) | SessionFate::Reset(_)), "{how:?}");
+    let ((), (is_whole, received), fate) = tokio::join!(writing, reading, ending);
+    assert!(sent.starts_with(&received), "{fate:?}");
+    let is_clean = matches!(fate, SessionFate::Clean);
+    assert!(is_clean || matches!(fate, SessionFate::LinkLost(_) | SessionFate::Reset(_)), "{fate:?}");
     assert!(!is_clean || is_whole && received.len() == sent.len(), "{} of {}", received.len(), sent.len());
     is_clean
 }

@@ -15,7 +15,7 @@ fn links(app: &App, pool: &PoolRow) -> Vec<DetailLine> {
     let of_link = |link: &LinkRow| {
         let state = match link.state {
             LinkState::Ready => "ready",
-            LinkState::Carrying => "carrying",
+            LinkState::Full => "carrying",
             LinkState::Bulk => "bulk",
             LinkState::Leaving => "leaving",
         };
@@ -29,7 +29,7 @@ fn links(app: &App, pool: &PoolRow) -> Vec<DetailLine> {
         format!("{id:>5} {age:>6} {state:<8} {open:>5} {all:>7} {address:<21} {tls}")
     };
     let head = if pool.links.is_empty() {
-        "none stands".to_owned()
+        "none is up".to_owned()
     } else {
         " LINK    AGE STATE     OPEN CARRIED ADDRESS               SECURED".into()
     };
@@ -58,8 +58,13 @@ pub(super) fn pool_lines(app: &App, row: &PoolRow) -> Vec<DetailLine> {
         fact(
             "count",
             format!(
-                "{} ready of {} wanted, {} carrying{}, {} dialling; {} sessions on them",
-                row.ready, row.target, row.carrying, for_bulk, row.dialling, row.sessions
+                "{} ready of {} wanted, {} carrying{}, {} dialling; {} on them",
+                row.ready,
+                row.target,
+                row.carrying,
+                for_bulk,
+                row.dialling,
+                format::count(row.sessions as u64, "session")
             ),
         ),
         fact(

@@ -24,7 +24,7 @@ pub trait UnreadBytes {
     fn has_unread(&self) -> bool;
 }
 
-pub struct HalfOpenStream<S> {
+pub struct EarlyResponseStream<S> {
     stream: S,
     capture: Arc<ResponseCapture>,
 }
@@ -83,7 +83,7 @@ impl ResponseCapture {
     }
 }
 
-impl<S> HalfOpenStream<S> {
+impl<S> EarlyResponseStream<S> {
     pub fn new(stream: S, capture: Arc<ResponseCapture>) -> Self {
         Self { stream, capture }
     }
@@ -119,7 +119,7 @@ impl UnreadBytes for PipeEnd {
     }
 }
 
-impl<S: AsyncRead + UnreadBytes + Unpin> AsyncRead for HalfOpenStream<S> {
+impl<S: AsyncRead + UnreadBytes + Unpin> AsyncRead for EarlyResponseStream<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.capture.expects_silence.load(Ordering::Relaxed) && this.stream.has_unread() {
@@ -136,7 +136,7 @@ impl<S: AsyncRead + UnreadBytes + Unpin> AsyncRead for HalfOpenStream<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for HalfOpenStream<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for EarlyResponseStream<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         if this.capture.has_peer_stopped_reading() {
@@ -196,7 +196,7 @@ mod tests {
         drop(theirs);
         let received = Arc::<ResponseCapture>::default();
         received.start();
-        let mut ours = HalfOpenStream::new(ours, received.clone());
+        let mut ours = EarlyResponseStream::new(ours, received.clone());
         ours.write_all(&[0; 100_000]).await.expect("nobody reads it, and nobody minds");
         assert!(received.has_peer_stopped_reading());
         let mut sent = Vec::new();
@@ -237,9 +237,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_read_reports_the_write_error_instead_of_an_end() {
-        let mut unreported = HalfOpenStream::new(ErrorOnce, Arc::default());
+        let mut unreported = EarlyResponseStream::new(ErrorOnce, Arc::default());
         assert_eq!(unreported.read(&mut [0]).await.expect("an end"), 0, "nothing was written");
-        let mut stream = HalfOpenStream::new(ErrorOnce, Arc::default());
+        let mut stream = EarlyResponseStream::new(ErrorOnce, Arc::default());
         stream.write_all(b"a request").await.expect("it is taken, and forgotten");
         let error = stream.read(&mut [0]).await.expect_err("no end, which would be a whole answer");
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
