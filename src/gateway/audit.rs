@@ -105,10 +105,10 @@ impl CommandAudit {
             let (by, asked) = (&*self.by, &*self.asked);
             match level {
                 NoticeLevel::Info => {
-                    tracing::info!(event = %LogEvent::Operator, kind, by, asked, outcome, seconds, text, "an operator's command")
+                    tracing::info!(event = %LogEvent::Operator, kind, by, asked, outcome, seconds, text, "operator")
                 }
                 NoticeLevel::Warn | NoticeLevel::Error => {
-                    tracing::warn!(event = %LogEvent::Operator, kind, by, asked, outcome, seconds, text, "an operator's command");
+                    tracing::warn!(event = %LogEvent::Operator, kind, by, asked, outcome, seconds, text, "operator");
                 }
             }
             let result = format!("{outcome}: {text}");

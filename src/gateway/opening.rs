@@ -41,8 +41,7 @@ use crate::{
     },
 };
 
-/// During a switch, a connect that failed is tried again after this pause, for at most this long. The other
-/// half may have switched a moment earlier; if the failure persists, it is real.
+/// During a switch, a connect that failed is tried again so often, and for so long: the other half may be about to follow.
 const SWITCH_RETRY_DELAY: Duration = Duration::from_millis(50);
 const SWITCH_RETRY_MAX: Duration = Duration::from_secs(1);
 

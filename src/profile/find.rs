@@ -30,7 +30,9 @@ pub fn find(name_or_file: &str, folders: &[PathBuf]) -> Result<PathBuf, Problem>
         };
         let what = format!("no profile of this name in {}", looked.join(", "));
         let there: Vec<_> = folders.iter().flat_map(|folder| list(folder)).collect();
-        let names: Vec<_> = there.iter().filter_map(|file| file.file_stem()?.to_str()).collect();
+        let names: Vec<_> =
+            there.iter().filter_map(|file| Some(file.file_stem()?.to_string_lossy())).collect();
+        let names: Vec<_> = names.iter().map(|name| &**name).collect();
         let advice = match (nearest(name_or_file, &names), names.is_empty()) {
             (Some(meant), _) => format!("did you mean `{meant}`? `portcullis profiles` lists them"),
             (None, false) => {

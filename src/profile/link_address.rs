@@ -1,5 +1,5 @@
-//! Addresses of links: where the other gateway is, and what carries its links there. That is TCP itself, or a
-//! WebSocket, whose outer TLS gets them through the network and proves nothing.
+//! Addresses of links: where the other gateway is, and what carries its links there: TCP itself, or a WebSocket. Its outer
+//! TLS gets links through the network, and proves nothing.
 
 use std::{fmt, net::IpAddr, path::Path, sync::Arc};
 
@@ -77,7 +77,6 @@ impl fmt::Display for LinkAddress {
 }
 
 impl LinkWebSocket {
-    /// Whether there is TLS around it.
     pub fn is_secure(&self) -> bool {
         self.outer != OuterTls::None
     }
@@ -136,7 +135,6 @@ impl LinkAddress {
             None => LinkCarrier::Tcp,
             Some(outer) => LinkCarrier::WebSocket(LinkWebSocket { path: path(requested)?, outer }),
         };
-        // It is not known yet whether a link inside a WebSocket has `tls`.
         let tls = matches!(scheme, "socks+tls" | "socks+ssl");
         Ok(Self { tls, at, carrier, via: None, gateways, source: None })
     }

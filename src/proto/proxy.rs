@@ -431,7 +431,7 @@ mod tests {
             (b"PROXX".to_vec(), "its byte 4 is 0x58;"),
             (b"\r\n\r\n\0\r\nQUIX".to_vec(), "its byte 10 is 0x58;"),
             (long.into_bytes(), "no end within 107 bytes"),
-            (b"PROXY TCP4 1\n".to_vec(), "LF alone"),
+            (b"PROXY TCP4 1\n".to_vec(), "LF instead of CR LF"),
             (b"PROXY \xff\r\n".to_vec(), "byte 6 of its PROXY line is not ASCII"),
             (b"PROXY TCP9 1 2 3 4\r\n".to_vec(), "field 2"),
             (b"PROXY  TCP4 192.0.2.7 192.0.2.8 1 2\r\n".to_vec(), "field 2"),

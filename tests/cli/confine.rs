@@ -506,7 +506,13 @@ fn what_this_kernel_does_not_offer_is_reported_once_and_refused_where_it_is_requ
                 assert!(!log.contains("where a process starts in reverse mode"), "{log}");
                 let confined = &gateway.status()["confined"][half];
                 match call == libc::SYS_seccomp {
-                    true => assert!(confined.is_null() && !log.contains("locked: "), "{log}"),
+                    true => assert!(
+                        confined["seccomp"] == false
+                            && confined["landlock"].is_u64()
+                            && log.contains("locked by Landlock alone")
+                            && !log.contains("locked: "),
+                        "{confined:#}\n{log}"
+                    ),
                     false => assert!(
                         confined["landlock"].is_null()
                             && confined["seccomp"] == true

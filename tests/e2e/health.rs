@@ -136,7 +136,7 @@ async fn a_gateway_that_says_goodbye_raises_no_alert() {
     assert_eq!(count_peers(&*until_healthy(&dmz).await).known, 1);
     alpha.stop().await;
     let seen = dmz.until("nobody is left", |seen| seen.health == Some(Health::Down)).await;
-    let expected = "no link for orders: no internal gateway has a link for this service; \
+    let expected = "no link for orders: no internal gateway has a link; \
                     those that had one left in good order";
     assert_eq!(texts(&seen), [expected]);
     assert_eq!(notices_starting_with(&seen, "beta at"), []);

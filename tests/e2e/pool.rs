@@ -353,7 +353,12 @@ async fn a_service_that_no_dialled_gateway_offers_has_a_row_and_its_clients_wait
     let seen = dmz.until("it waits", |seen| seen.pools.iter().any(|row| row.waiting == 1)).await;
     let row = seen.pools.iter().find(|row| row.service == "mail").unwrap();
     assert_eq!((&row.peer, row.waiting, row.state), (&None, 1, PoolState::Starved));
-    assert_eq!(row.last_error.as_deref(), Some("no internal gateway offers this service"));
+    assert_eq!(
+        row.last_error.as_deref(),
+        Some(
+            "no internal gateway that is linked offers this service, or its `peers` names none of those that do"
+        )
+    );
     assert_eq!((seen.pools[0].waiting, seen.pools[0].state), (0, PoolState::Healthy));
 }
 

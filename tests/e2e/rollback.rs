@@ -100,10 +100,7 @@ async fn a_link_port_that_is_taken_changes_nothing() {
     let reverse = Command::Switch { profile: pair.both("reverse").to_str().unwrap().into() };
     let refused = gateway.refusal_of(reverse).await;
     let why = format!("{}: the port is taken by this gateway", pair.dmz_link.at());
-    assert!(
-        refused.starts_with(&why) && refused.contains(&format!("process {}", std::process::id())),
-        "{refused}"
-    );
+    assert!(refused.starts_with(&why), "{refused}");
     load.serves(10).await;
     load.end().await;
     let snapshot = gateway.now().await;

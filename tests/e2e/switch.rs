@@ -330,7 +330,7 @@ async fn a_service_that_the_new_profile_lacks_is_drained_and_then_cut() {
     expect_end(&mut ends).await;
     expect_reset(&mut outlives).await;
     assert_eq!(gateway.until_ended("OR").await.service, "one");
-    gateway.until_notice("one: 1 sessions cut, the profile has no such service").await;
+    gateway.until_notice("one: 1 session cut, the profile has no such service").await;
     check_echo(&mut stays, "not touched").await;
 }
 

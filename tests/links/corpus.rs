@@ -88,7 +88,7 @@ fn greetings() -> Vec<Row> {
             "a service's name that no profile could hold",
         ),
         ("hello-carries-nothing-known", opener(&with(7, b"\x02\0web")), "carries what is not known"),
-        ("hello-state-that-is-not-known", opener(&with(7, b"\0\x04web")), "in a state that is not known"),
+        ("hello-state-that-is-not-known", opener(&with(7, b"\0\x05web")), "in a state that is not known"),
         ("hello-grant", server(&grant), "running"),
         (
             "hello-then-bytes-at-once",

@@ -41,12 +41,12 @@ use super::{
     peer_links::{PeerLinks, ReadyLink, ServedServices, SharedLink},
     server::{IdleLossReason, LinkLost},
     session_side::LinkSlot,
-    shares::{GatewayShares, SharePermit},
+    shares::GatewayShares,
 };
 use crate::{
     net::stream::NetStream,
     profile::{PoolLimits, ServiceName},
-    proto::multiplex::{frame::FrameType, hello::OfferState, state::LinkEnd},
+    proto::multiplex::{frame::FrameType, hello::OfferState},
     tasks::Tasks,
     telemetry::log::LogEvent,
 };

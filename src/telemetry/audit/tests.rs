@@ -155,7 +155,7 @@ fn lines_lost_to_a_full_disk_are_counted_in_a_line() {
     settle(&log);
     let written = actions(&path);
     assert_eq!(written, [("lost".into(), "2".into()), ("kill".into(), "three".into())]);
-    assert!(reported(&notices).contains("is written again; 2 lines were lost"), "{}", reported(&notices));
+    assert!(reported(&notices).contains("is written again; 2 lines lost"), "{}", reported(&notices));
     assert!(AuditLog::open(&path, notices).is_err(), "it has a writer");
 }
 

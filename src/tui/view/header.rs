@@ -83,7 +83,8 @@ fn parts_left(app: &App, snapshot: &Snapshot) -> Vec<HeaderPart> {
         HeaderPart { rank: 7, text: halves.join("+"), style: theme.plain },
         health_part(app, snapshot),
     ];
-    if app.lost_reason().is_none() {
+    // One that is lost is not running as far as anybody knows; that it had stopped is known.
+    if app.lost_reason().is_none() || snapshot.phase == GatewayPhase::Stopped {
         let absence = member.and_then(|row| absence(screen_style, row));
         parts.push(absence.unwrap_or_else(|| phase(screen_style, snapshot.phase)));
     }

@@ -211,7 +211,6 @@ fn cell(app: &App, row: &PoolRow, kind: PoolColumn) -> TableCell {
     if app.is_answering(row.gateway.as_ref()) {
         return shown;
     }
-    // Its gateway's last state may be outdated.
     if kind == PoolColumn::State {
         return TableCell::new("unknown", app.style.theme.faint);
     }
@@ -236,7 +235,6 @@ fn row_cell(app: &App, row: &PoolRow, kind: PoolColumn) -> TableCell {
             let address = row.address.as_deref().map(|at| at.split_once("://").map_or(at, |(_, host)| host));
             known(app, row.peer.as_deref().or(address))
         }
-        // If the peer's name is unknown, its address is shown instead.
         PoolColumn::Address => known(app, row.peer.as_ref().and(row.address.as_deref())),
         PoolColumn::Name => known(app, row.name.as_deref()),
         PoolColumn::Bar => TableCell::new(bar(screen_style, row, BAR_CELLS), state_style(screen_style, row)),
