@@ -448,9 +448,7 @@ impl ClientConnection {
         let entered = AdmittedClient {
             client: client.address,
             service: service.clone(),
-            stream: NetStream::Pipe(Box::new(
-                theirs.with_client_flag(self.tracker.end_flag()).with_revocation(self.revocation.clone()),
-            )),
+            stream: NetStream::Pipe(Box::new(theirs.with_revocation(self.revocation.clone()))),
             prefix: Vec::new(),
             origin: client.origin(&self.origin),
             admission,

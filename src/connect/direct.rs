@@ -28,7 +28,6 @@ use crate::{
         exhausted::ExhaustedResource,
         own_ports::ServicePorts,
         stream::NetStream,
-        tcp,
     },
     profile::{Backend, ProxyVersion, ServerAddress},
     proto::{Refusal, multiplex::open::ClientOrigin, proxy},
@@ -136,7 +135,7 @@ pub async fn reach_backend(
     let unreachable = |refusal, error: String| {
         ConnectFailure::here(EndedBy::Backend, refusal, format!("backend {at}: {error}"))
     };
-    let prepared = tcp::prepare_backend(&stream);
+    let prepared = stream.set_nodelay(true);
     prepared.map_err(|error| unreachable(Refusal::BackendUnreachable, error.to_string()))?;
     if let Some(version) = remote.proxy {
         let reported = match stream.peer_addr() {

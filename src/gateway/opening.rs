@@ -11,7 +11,7 @@ use std::{
 
 use tokio::{
     io::Interest,
-    time::{Instant, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use super::{
@@ -162,6 +162,7 @@ pub(super) async fn open(
                 let goes_on = failure.refusal != Refusal::BackendLate
                     && destination.connector().has_other(&session.admitted.connect_request);
                 let has_room = goes_on || {
+                    let read_ahead = session.admitted.connect_request.unsent.len();
                     let making = close_idle_session(
                         &failure,
                         destination.service,
@@ -171,7 +172,7 @@ pub(super) async fn open(
                     tokio::select! {
                         biased;
                         () = stopper.until_stopped() => false,
-                        () = wait_until_client_left(&mut session.downstream, counters) => false,
+                        () = wait_until_client_left(&mut session.downstream, read_ahead, counters) => false,
                         made = making => made,
                     }
                 };
@@ -238,6 +239,7 @@ async fn connect_while_client_waits(
     let connect_request = &mut admitted.connect_request;
     let (counters, service, is_probe) =
         (connect_request.counters, destination.service, connect_request.probe);
+    let read_ahead = connect_request.unsent.len();
     tokio::select! {
         biased;
         () = stopper.until_stopped() => Err(stopper.end(counters.phase())),
@@ -250,7 +252,7 @@ async fn connect_while_client_waits(
             }
             Ok(connected.map(Box::new))
         }
-        () = wait_until_client_left(downstream, counters) => {
+        () = wait_until_client_left(downstream, read_ahead, counters) => {
             Err(SessionEnd { ended_by: EndedBy::Client, phase: counters.phase(), reason: CLIENT_LEFT.into() })
         }
     }
@@ -285,36 +287,36 @@ async fn connect_upstream(
                 if failing_since.get_or_insert_with(Instant::now).elapsed() >= SWITCH_RETRY_MAX {
                     return Err(failure);
                 }
-                tokio::time::sleep(SWITCH_RETRY_DELAY).await;
+                sleep(SWITCH_RETRY_DELAY).await;
             }
             result => return result,
         }
     }
 }
 
-/// How often to check on a waiting client that has finished sending.
+/// How often to check on a client that has failed, and whose bytes are yet to be delivered.
 const CLIENT_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Returns when the client has left before its session was connected, because its connection has failed. One
-/// that has only finished sending waits like any other.
-async fn wait_until_client_left(downstream: &mut Downstream, counters: &SessionCounters) {
+/// that has only finished sending waits like any other. What one has sent before it failed is still delivered, within
+/// the deadlines of a connect; but no link is waited for in its place. `read_ahead` bytes of it were read already.
+async fn wait_until_client_left(downstream: &mut Downstream, read_ahead: usize, counters: &SessionCounters) {
     if let Downstream::Opened(session) = downstream {
         session.given_up().await;
         return;
     }
-    let Some(stream) = downstream.stream_mut() else { return std::future::pending().await };
+    let Some(stream) = downstream.stream() else { return std::future::pending().await };
     if let Some(pipe) = stream.pipe() {
-        // A client that has finished sending is answered. One that has left must not wait for a link.
-        while timeout(CLIENT_CHECK_INTERVAL, pipe.other_end_gone()).await.is_err() {
-            if pipe.has_client_ended() && counters.phase() == SessionPhase::Waiting {
-                return;
-            }
-        }
+        pipe.other_end_gone().await;
         return;
     }
-    let Some(stream) = stream.tcp() else { return std::future::pending().await };
+    let Some(socket) = stream.tcp() else { return std::future::pending().await };
     // An error here means that the runtime is ending.
-    let _ = stream.ready(Interest::ERROR).await;
+    let _ = socket.ready(Interest::ERROR).await;
+    let is_owed = || read_ahead > 0 || stream.may_hold_bytes();
+    while counters.phase() != SessionPhase::Waiting && is_owed() {
+        sleep(CLIENT_CHECK_INTERVAL).await;
+    }
 }
 
 #[cfg(test)]

@@ -53,7 +53,6 @@ impl CheckedStream {
             let mut buf = ReadBuf::new(&mut piece);
             ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buf))?;
             if buf.filled().is_empty() {
-                self.tracker.note_end();
                 break;
             }
             self.held.extend_from_slice(buf.filled());
@@ -104,7 +103,6 @@ impl AsyncRead for CheckedStream {
         let fresh = &mut buf.filled_mut()[before..];
         if fresh.is_empty() {
             // A client that has finished sending still gets its answer (RFC 9112, section 9.6).
-            this.tracker.note_end();
             if this.checker.is_between_requests() && this.tracker.has_pending(this.checker.requests()) {
                 this.tracker.register_reader(cx);
                 return Poll::Pending;

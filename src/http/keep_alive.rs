@@ -29,8 +29,6 @@ pub struct KeepAliveTracker {
     /// The number of requests that have been read, and which of them is refused because of its target.
     requests: AtomicU64,
     refused: AtomicU64,
-    /// The client has finished sending.
-    ended: Arc<AtomicBool>,
     /// An exchange has ended whose last bytes may not be written yet.
     unflushed: AtomicBool,
     /// A request asked for an upgrade, and the connection was not upgraded.
@@ -80,16 +78,6 @@ impl KeepAliveTracker {
     /// Whether the last request is one that was refused.
     pub fn is_refused(&self) -> bool {
         self.requests.load(Ordering::Relaxed) == self.refused.load(Ordering::Relaxed)
-    }
-
-    /// Notes that the client will send nothing more.
-    pub fn note_end(&self) {
-        self.ended.store(true, Ordering::Relaxed);
-    }
-
-    /// A flag that says whether the client has finished sending.
-    pub fn end_flag(&self) -> Arc<AtomicBool> {
-        self.ended.clone()
     }
 
     /// Notes that a request asks for an upgrade.

@@ -16,13 +16,13 @@ use std::{
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use thiserror::Error;
 use tokio::{
-    net::{TcpSocket, TcpStream},
+    net::TcpStream,
     time::{Instant, sleep, timeout_at},
 };
 
 use super::{
     exhausted::ExhaustedResource, own_ports::ServicePorts, resolve_error::ResolveError,
-    resolver::NameResolver, socket_options,
+    resolver::NameResolver, socket_options, tcp,
 };
 use crate::{confine::refused_call, profile::HostPort};
 
@@ -212,8 +212,8 @@ async fn connect(rules: DialRules<'_>, to: SocketAddr) -> Result<TcpStream, Atte
         return elsewhere.ok_or_else(|| DialRuleError::OwnPort.into());
     }
     let refused = |error| refused_call::explain("connect", error);
-    let Some(source) = rules.source else { return Ok(TcpStream::connect(to).await.map_err(refused)?) };
-    let socket = if source.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    let socket = tcp::new_dialling_socket(to.ip())?;
+    let Some(source) = rules.source else { return Ok(socket.connect(to).await.map_err(refused)?) };
     // The kernel chooses the port when the destination is known, so that one port can serve several
     // destinations.
     socket_options::choose_port_late(socket.as_fd())?;
@@ -302,6 +302,7 @@ mod tests {
     use std::net::TcpListener;
 
     use socket2::{Domain, Socket, Type};
+    use tokio::io::AsyncReadExt;
 
     use super::*;
 
@@ -428,6 +429,20 @@ mod tests {
         let error = dial_from(strange, &literal, WITHIN).await.expect_err("it is not ours");
         assert_eq!(error.to_string(), format!("127.0.0.1:{port}: this machine has no address 192.0.2.77"));
         assert_eq!(error.exhausted(), None);
+    }
+
+    /// The other end takes a dial that is given up at that moment for a session.
+    #[tokio::test]
+    async fn a_dial_that_is_dropped_ends_in_a_reset() {
+        let listener = tokio::net::TcpListener::bind(local(1, 0)).await.expect("a free port");
+        let port = listener.local_addr().expect("its address").port();
+        let at = HostPort { host: "127.0.0.1".into(), port };
+        for source in [None, Some(local(1, 0).ip())] {
+            drop(dial_from(source, &at, WITHIN).await.expect("it listens"));
+            let (mut accepted, _) = listener.accept().await.expect("it is there");
+            let read = accepted.read(&mut [0; 1]).await;
+            assert_eq!(read.map_err(|error| error.kind()), Err(io::ErrorKind::ConnectionReset));
+        }
     }
 
     #[tokio::test]

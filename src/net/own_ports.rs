@@ -22,12 +22,12 @@ use std::{
 use arc_swap::ArcSwap;
 use socket2::{Domain, Socket, Type};
 use tokio::{
-    net::{TcpSocket, TcpStream},
+    net::TcpStream,
     sync::oneshot,
     time::{Instant, timeout},
 };
 
-use super::listen::ListenerAddresses;
+use super::{listen::ListenerAddresses, tcp};
 use crate::{admission::quota::DescriptorQuota, profile::ServiceName};
 
 /// A connection to a port of this process is accepted within this time, unless its clients are at their bound:
@@ -91,7 +91,7 @@ impl ServicePorts {
         to: SocketAddr,
     ) -> io::Result<Option<TcpStream>> {
         let from = source.map_or_else(|| dialled_from(to.ip()), Ok)?;
-        let socket = if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        let socket = tcp::new_dialling_socket(to.ip())?;
         socket.bind(SocketAddr::new(from, 0))?;
         let (mut announcement, came_in) = self.announced.announce(socket.local_addr()?);
         let connected = socket.connect(to).await;

@@ -14,10 +14,7 @@ use std::{
     future::poll_fn,
     io::{self, IoSlice},
     pin::{Pin, pin},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
 };
 
@@ -54,9 +51,7 @@ pub struct PipeEnd {
     driver: Option<Mutex<WokenFuture>>,
     /// The stream that this end has become.
     stream: Option<Box<ExpiringStream>>,
-    /// Whether the client behind the other end has finished sending.
-    client: Option<Arc<AtomicBool>>,
-    /// The revocation signal of that client's certificate.
+    /// Signals that the certificate of the client behind the other end is revoked.
     revocation: RevocationSignal,
 }
 
@@ -135,7 +130,6 @@ pub fn pipe() -> (PipeEnd, PipeEnd) {
         side,
         driver: None,
         stream: None,
-        client: None,
         revocation: RevocationSignal::default(),
     };
     (end(0), end(1))
@@ -246,13 +240,7 @@ impl PipeEnd {
         self
     }
 
-    /// The other end acts for a client, and this flag says whether the client has finished sending.
-    pub fn with_client_flag(mut self, has_ended: Arc<AtomicBool>) -> Self {
-        self.client = Some(has_ended);
-        self
-    }
-
-    /// And this signal says whether the client's certificate is revoked.
+    /// The other end acts for a client, and this signal says whether the client's certificate is revoked.
     pub fn with_revocation(mut self, revocation: RevocationSignal) -> Self {
         self.revocation = revocation;
         self
@@ -260,11 +248,6 @@ impl PipeEnd {
 
     pub fn revocation(&self) -> RevocationSignal {
         self.revocation.clone()
-    }
-
-    /// Whether the client behind the other end has finished sending, and may have left.
-    pub fn has_client_ended(&self) -> bool {
-        self.client.as_ref().is_some_and(|has_ended| has_ended.load(Ordering::Relaxed))
     }
 
     /// The stream that this end has become, if any.

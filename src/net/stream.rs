@@ -262,6 +262,17 @@ impl NetStream {
         }
     }
 
+    /// Whether bytes may wait to be read. Where a layer above the socket may hold some, that is assumed.
+    pub fn may_hold_bytes(&self) -> bool {
+        match self {
+            Self::Tcp(stream) => tcp::has_unread_bytes(stream),
+            Self::Unix(stream) => tcp::has_unread_bytes(stream),
+            Self::Paced(paced) => paced.inner().may_hold_bytes(),
+            Self::Tls(_) | Self::Ws(_) | Self::Framed(_) | Self::Pipe(_) => true,
+            Self::Echo(_) => false,
+        }
+    }
+
     /// Both directions have ended cleanly, so dropping the stream now is a clean end, not a reset.
     pub fn let_close_cleanly(&self) {
         if let Some(stream) = self.tcp() {

@@ -6,6 +6,7 @@
 use std::{
     io,
     mem::MaybeUninit,
+    net::IpAddr,
     os::fd::AsFd,
     task::{Context, Poll, ready},
     time::Duration,
@@ -15,7 +16,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{SockRef, Socket, TcpKeepalive};
 use tokio::{
     io::Interest,
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     time::{Instant, sleep},
 };
 
@@ -58,10 +59,12 @@ pub fn prepare_clients(listener: &Socket) -> io::Result<()> {
     listener.set_tcp_keepalive(&EDGE_KEEPALIVE.options())
 }
 
-/// Options of a backend's socket, except [`keep_edge_alive`].
-pub fn prepare_backend(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    SockRef::from(stream).set_linger(Some(Duration::ZERO))
+/// A new socket to dial with. A dial may be given up at the very moment at which the other end accepts it, so linger 0
+/// is set before it connects.
+pub fn new_dialling_socket(to: IpAddr) -> io::Result<TcpSocket> {
+    let socket = if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    SockRef::from(&socket).set_linger(Some(Duration::ZERO))?;
+    Ok(socket)
 }
 
 /// Asks a silent backend from time to time whether it is there; for sessions that last.
@@ -100,6 +103,12 @@ pub fn let_close_cleanly(stream: &TcpStream) {
 pub fn has_unread(stream: &impl AsFd) -> bool {
     let peeked = SockRef::from(stream).peek(&mut [MaybeUninit::uninit()]);
     !peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+}
+
+/// Whether bytes wait to be read. They go before an error, which a socket tells only once: if there are none, it may
+/// have told it here.
+pub fn has_unread_bytes(stream: &impl AsFd) -> bool {
+    SockRef::from(stream).peek(&mut [MaybeUninit::uninit()]).is_ok_and(|count| count > 0)
 }
 
 /// Ready when the unsent bytes are below TCP_NOTSENT_LOWAT. A write would be accepted earlier: the kernel

@@ -142,6 +142,29 @@ async fn bytes_of_a_client_arrive_before_its_reset() {
     }
 }
 
+/// A client that does not wait for anything: what it sent is there, though it has gone before its backend was reached.
+#[tokio::test]
+async fn bytes_of_a_client_that_is_cut_at_once_arrive_before_its_reset() {
+    const CUT_AT_ONCE: usize = 60;
+    for (mode, is_plain) in PATHS {
+        let backend = Backend::new().await;
+        let pair = started(mode, is_plain, &backend.address()).await;
+        for number in 0..CUT_AT_ONCE {
+            let mut client = pair.client().await;
+            client.set_nodelay(true).unwrap();
+            send(&mut client, &[5; 3000]).await;
+            cut(client);
+            let mut server = backend.accept().await;
+            let received = expect_reset(&mut server).await;
+            assert!(
+                received == [5; 3000],
+                "{} bytes, {number} in {mode:?}, plain: {is_plain}",
+                received.len()
+            );
+        }
+    }
+}
+
 fn www() -> TestFolder {
     TestFolder::with(&["dmz", "internal", "www"])
 }

@@ -24,7 +24,7 @@ use crate::{
             open::OpenRequest,
         },
     },
-    telemetry::registry::SessionCounters,
+    telemetry::{registry::SessionCounters, snapshot::SessionPhase},
 };
 
 /// How many requests may wait for a link's task. Beyond that, callers wait.
@@ -34,7 +34,7 @@ pub const COMMANDS_MAX: usize = 256;
 #[derive(Debug)]
 pub(super) enum LinkCommand {
     Open(Box<OpenCommand>),
-    Attach(u32, Box<LocalSide>),
+    Attach(Box<AttachCommand>),
     Refuse(u32, Refusal),
     /// Go on with a session that has left another link.
     Resume(Box<MovedSession>),
@@ -50,6 +50,15 @@ pub(super) struct OpenCommand {
     pub side: Box<LocalSide>,
     pub slot: SessionSlot,
     pub owner: SessionOwner,
+}
+
+/// The stream of a backend, for a session that the other gateway has opened.
+#[derive(Debug)]
+pub(super) struct AttachCommand {
+    pub number: u32,
+    pub side: Box<LocalSide>,
+    /// Where the stream goes if the session is over already: it is given what had come by then.
+    pub if_over: oneshot::Sender<Box<LocalSide>>,
 }
 
 /// A client's or backend's stream, as it is handed to a link's task.
@@ -80,6 +89,12 @@ pub struct SessionLeftover {
 }
 
 impl SessionLeftover {
+    /// Whether bytes have come that a backend is to get in spite of how the session has ended.
+    fn is_owed_delivery(&self) -> bool {
+        let is_trusted = !matches!(self.fate, SessionFate::Reset(CutCause::Policy));
+        is_trusted && !self.undelivered.bytes.is_empty()
+    }
+
     /// For a link whose task has ended without reporting anything.
     fn of_lost_link() -> Self {
         Self {
@@ -349,6 +364,16 @@ impl SessionHandle {
         (&mut self.outcome).await.unwrap_or_else(|_| Box::new(SessionLeftover::of_lost_link()))
     }
 
+    /// Waits for the outcome, and leaves it here for whoever asks next.
+    async fn leave_outcome(&mut self, change: impl FnOnce(&mut SessionLeftover)) {
+        let mut leftover = self.outcome().await;
+        change(&mut leftover);
+        let (sender, outcome) = oneshot::channel();
+        // It is received here.
+        let _ = sender.send(leftover);
+        self.outcome = outcome;
+    }
+
     /// Ends the session with a reset; its stream is cut too.
     pub fn cut(self, cause: CutCause) {
         self.set_cause(cause);
@@ -378,16 +403,31 @@ impl IncomingSession {
         self.link
     }
 
-    /// Attaches the backend's stream; the session is carried from now on.
-    pub async fn attach<P: HeldPermits>(self, side: Box<LocalSide>, permits: P) -> PermittedSession<P> {
-        // If the link has ended, the outcome says so.
-        let _ = self.commands.send(LinkCommand::Attach(self.number, side)).await;
+    /// Attaches the backend's stream; the session is carried from now on. If the session is over already, the stream
+    /// is part of its outcome, with what it has yet to take.
+    pub async fn attach<P: HeldPermits>(mut self, side: Box<LocalSide>, permits: P) -> PermittedSession<P> {
+        let (if_over, returned) = oneshot::channel();
+        let command = LinkCommand::Attach(Box::new(AttachCommand { number: self.number, side, if_over }));
+        let returned = match self.commands.send(command).await {
+            Ok(()) => returned.await.ok(),
+            Err(mpsc::error::SendError(LinkCommand::Attach(command))) => Some(command.side),
+            Err(_) => unreachable!("what comes back is what was sent"),
+        };
+        if let Some(side) = returned {
+            side.counters.enter(SessionPhase::Relaying);
+            self.handle.leave_outcome(|leftover| leftover.stream = Some(side.stream)).await;
+        }
         self.handle.with_permits(permits)
     }
 
-    /// Waits, before anything is attached, until the other gateway or the link has given the session up.
-    pub async fn given_up(&mut self) -> SessionFate {
-        self.handle.outcome().await.fate
+    /// Waits, before anything is attached, until the other gateway or the link has given the session up. One that
+    /// holds bytes of its client is not given up: they are delivered first, as they would be without a link.
+    pub async fn given_up(&mut self) {
+        let mut has_bytes = false;
+        self.handle.leave_outcome(|leftover| has_bytes = leftover.is_owed_delivery()).await;
+        if has_bytes {
+            std::future::pending().await
+        }
     }
 
     pub async fn refuse(self, refusal: Refusal) {

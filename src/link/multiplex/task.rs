@@ -25,7 +25,8 @@ use super::{
     credit::{LINK_BUDGET_BYTES, WindowBudget},
     frame_deadline::FrameDeadline,
     handle::{
-        COMMANDS_MAX, IncomingSession, LinkCommand, LinkHandle, LinkLoss, LocalSide, OpenCommand, SessionFate,
+        AttachCommand, COMMANDS_MAX, IncomingSession, LinkCommand, LinkHandle, LinkLoss, OpenCommand,
+        SessionFate,
     },
     heavy::HeavyWatch,
     moving::Moves,
@@ -278,8 +279,8 @@ impl MultiplexedLink {
     pub(super) fn obey(&mut self, command: LinkCommand) -> Result<(), LinkLoss> {
         match command {
             LinkCommand::Open(open) => self.open(*open),
-            LinkCommand::Attach(number, side) => {
-                self.attach(number, side);
+            LinkCommand::Attach(attach) => {
+                self.attach(*attach);
                 Ok(())
             }
             LinkCommand::Refuse(number, refusal) => self.refuse(number, refusal),
@@ -315,10 +316,14 @@ impl MultiplexedLink {
         Ok(())
     }
 
-    fn attach(&mut self, number: u32, side: Box<LocalSide>) {
+    fn attach(&mut self, attach: AttachCommand) {
+        let AttachCommand { number, side, if_over } = attach;
         let now = Instant::now();
-        // The session was reset meanwhile: dropping the stream cuts the backend.
-        let Some(entry) = self.table.entry(number) else { return };
+        let Some(entry) = self.table.entry(number) else {
+            // If nobody waits for the stream any more, dropping it cuts the backend.
+            let _ = if_over.send(side);
+            return;
+        };
         entry.row.attach(side, now);
         if let Some(idle) = &entry.row.idle {
             self.timers.add(idle.next_check(now), number, TimerKind::Idle);

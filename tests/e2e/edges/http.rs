@@ -846,8 +846,36 @@ async fn a_client_that_leaves_while_it_waits_for_a_link_keeps_no_place() {
     let mut client = dial(at).await;
     send(&mut client, GET.as_bytes()).await;
     dmz.until("it waits", |snapshot| snapshot.totals.sessions_waiting == 1).await;
-    drop(client);
+    cut(client);
     assert_eq!(dmz.until_ended("CW").await.reason, "the client left");
+}
+
+/// As `nc -N` does with a request: whether a link is ready is not its affair.
+#[tokio::test]
+async fn a_client_that_has_finished_sending_is_answered_when_a_link_comes() {
+    let (port, backend, folder) = (Reserved::new(), Backend::new().await, TestFolder::new());
+    let to = address(&backend);
+    let plan = Plan {
+        dmz_link: ", wait: 60s",
+        internal_link: ", retry: { first: 10ms, maximum: 50ms }",
+        ..plan(Mode::Reverse, &to)
+    };
+    let link = |key: &str| format!("{key}: 'socks+tls://{}'", port.at());
+    let dmz = folder.start("dmz", &plan.dmz(&link("listen")));
+    let at = dmz.now().await.services[0].accept[0].strip_prefix("http://").unwrap().parse().unwrap();
+    let mut client = dial(at).await;
+    send(&mut client, GET.as_bytes()).await;
+    client.shutdown().await.unwrap();
+    dmz.until("it waits", |snapshot| snapshot.totals.sessions_waiting == 1).await;
+    // Longer than it takes to notice that it has finished.
+    let leaves = timeout(Duration::from_millis(400), client.read_u8()).await;
+    assert!(leaves.is_err(), "it waits like any other: {leaves:?}");
+    let _internal = folder.start("internal", &plan.internal(&link("connect")));
+    let mut server = backend.accept().await;
+    head(&mut server).await;
+    send(&mut server, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+    assert_eq!(head(&mut client).await, ["HTTP/1.1 200 OK", "content-length: 2"]);
+    assert_eq!(read_all(&mut client).await, b"ok");
 }
 
 #[tokio::test]

@@ -44,6 +44,39 @@ async fn an_opener_learns_whether_its_session_was_accepted() {
     assert!(leftover.stream.is_some(), "its client's, for another link");
 }
 
+/// A client that is cut at once: its link has told all of it before its backend is connected.
+#[tokio::test]
+async fn what_came_before_a_reset_is_owed_to_a_backend_that_is_connected_later() {
+    let (mut peer, mut server) = RawPeer::to(LinkEnd::Server).await;
+    let (words, nothing) = (&b"words"[..], &b""[..]);
+    for (number, cause, sent, owed) in [
+        (1, CutCause::Client, words, words),
+        (2, CutCause::Client, nothing, nothing),
+        (3, CutCause::Policy, words, nothing),
+    ] {
+        peer.send(number, open()).await;
+        let mut incoming = server.incoming().await;
+        if !sent.is_empty() {
+            peer.send_data(number, sent).await;
+        }
+        peer.send(number, LinkFrame::Reset(cause)).await;
+        // The link has read all of it when it answers.
+        peer.send(0, LinkFrame::Ping([7; 8])).await;
+        assert_eq!(peer.receive().await.1, Some(LinkFrame::Pong([7; 8])));
+        let given_up = timeout(Duration::from_millis(20), incoming.given_up()).await;
+        assert_eq!(given_up.is_err(), !owed.is_empty(), "{number}: it is let go if nothing is owed");
+        if owed.is_empty() {
+            continue;
+        }
+        let ((_backend, far), counters) = (connected().await, Arc::default());
+        let mut attached = incoming.attach(side(far, &counters).into(), ()).await.handle;
+        let leftover = timeout(PATIENCE, attached.outcome()).await.expect("in time");
+        assert!(matches!(leftover.fate, SessionFate::Reset(CutCause::Client)), "{leftover:?}");
+        assert!(leftover.stream.is_some(), "its backend's, which is owed bytes");
+        assert_eq!(leftover.undelivered.bytes.pieces().collect::<Vec<_>>().concat(), owed);
+    }
+}
+
 /// A gateway may hold thousands of idle ones.
 #[test]
 fn the_row_of_a_session_is_small() {
