@@ -64,7 +64,8 @@ const LONG_VERSION: &str = concat!(
     "\nTLS: rustls with aws-lc-rs",
 );
 
-const EXIT_CODES: &str = "Exit codes:
+/// For `--help`, and for the manual page.
+pub const EXIT_CODES: &str = "Exit codes:
   0  clean
   1  could not start, failed for good, or a command was refused or not answered
   2  bad command line or profile

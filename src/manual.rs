@@ -11,7 +11,7 @@ use clap_mangen::{
     roff::{Inline, Roff, bold, italic, roman},
 };
 
-use crate::cli::Cli;
+use crate::cli::{Cli, EXIT_CODES};
 
 /// The page as roff text.
 pub fn page() -> io::Result<Vec<u8>> {
@@ -25,7 +25,9 @@ pub fn page() -> io::Result<Vec<u8>> {
     man.render_description_section(&mut out)?;
     man.render_options_section(&mut out)?;
     commands(&command).to_writer(&mut out)?;
-    man.render_extra_section(&mut out)?;
+    // `clap_mangen` would call it EXTRA; man-pages(7) has a name for it.
+    let codes: Vec<_> = EXIT_CODES.lines().filter_map(|line| line.trim().split_once("  ")).collect();
+    section("EXIT STATUS", &codes).to_writer(&mut out)?;
     section("SIGNALS", SIGNALS).to_writer(&mut out)?;
     section("FILES", FILES).to_writer(&mut out)?;
     section("ENVIRONMENT", ENVIRONMENT).to_writer(&mut out)?;

@@ -376,6 +376,38 @@ fn many_ready_links_are_warned_of() {
 }
 
 #[test]
+fn protocols_that_links_without_tls_lose_are_warned_of() {
+    let warned = |accept: &str| {
+        let text = format!(
+            "mode: reverse\ndmz:\n  link: {{ listen: 'socks://0.0.0.0:1443', insecure: true }}\n  services:\n    \
+             shop: {{ accept: {{ address: '{accept}', tls: {{ certificate: a.pem, key: a.key, alpn: [http/1.1] }} }} }}\n"
+        );
+        warnings(&load_text(text, None).expect("it loads"))
+    };
+    let reported = warned("tls://0.0.0.0:443");
+    assert!(
+        reported.len() == 1 && reported[0].starts_with("dmz.services.shop.tls.alpn: SOCKS5"),
+        "{reported:?}"
+    );
+    // What is read here goes on as HTTP/1.1, whatever was agreed on.
+    assert_eq!(warned("https://0.0.0.0:443"), [""; 0]);
+}
+
+#[test]
+fn own_names_stand_beside_connect_in_each_mode() {
+    let text = |scheme: &str| {
+        format!(
+            "mode: direct\ndmz:\n  services:\n    shop: {{ accept: '{scheme}://0.0.0.0:8080', \
+             connect: '{scheme}://127.0.0.1:9000', own_names: [app.internal] }}\n"
+        )
+    };
+    let profile = load_text(text("http"), None).expect("it loads");
+    assert!(format!("{profile:?}").contains("own_names: [\"app.internal\"]"), "{profile:?}");
+    let reported = only_problem(text("tcp"));
+    assert!(reported.contains("answers no requests"), "{reported}");
+}
+
+#[test]
 fn a_certificate_of_links_that_is_never_shown_is_warned_of() {
     let tls = "tls: { certificate: a.pem, key: a.key, ca: ca.pem, peers: [a] }";
     let warned = |outer: &str, accept: &str| {

@@ -5,6 +5,7 @@
 //! to time, so that the state shown is true before a client depends on it.
 
 use std::{
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -28,6 +29,7 @@ use crate::{
         link_guard::LinkGuard,
         pool::{Pool, ServiceClosed},
         session_side::Upstream,
+        shares::GatewayShares,
     },
     net::tcp,
     profile::{LinkAddress, ServiceName},
@@ -51,10 +53,15 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// How many ready links may die before they are opened until a session gives up.
 const OPENS_MAX: usize = 8;
 
+/// Why there is no link for a session yet.
+const NO_DESCRIPTOR: &str = "the descriptors that are for links are in use; raise the limit of open files (`LimitNOFILE`, `ulimit -n`)";
+
 /// The internal gateways that this half dials.
 pub struct ForwardDialler {
     pool: Arc<Pool>,
     gateways: Arc<DialledGateways<ForwardGateway>>,
+    /// Shares of the links that are dialled.
+    links: Arc<GatewayShares>,
     turn: AtomicUsize,
 }
 
@@ -161,9 +168,10 @@ impl ForwardDialler {
         grants: Arc<ServiceGrants>,
         keepers: KeeperContext,
     ) -> Arc<Self> {
+        let links = keepers.links.clone();
         let gateways = DialledGateways::new(keepers, ForwardLinks { pool: pool.clone(), grants });
         gateways.dial(addresses, wanted);
-        Arc::new(Self { pool, gateways, turn: AtomicUsize::new(0) })
+        Arc::new(Self { pool, gateways, links, turn: AtomicUsize::new(0) })
     }
 
     pub fn update(&self, wanted: KeeperTarget) {
@@ -223,12 +231,35 @@ impl ForwardDialler {
         &self,
         connect_request: &mut ConnectRequest<'_>,
     ) -> Result<ConnectedUpstream, ConnectFailure> {
-        let tried = timeout(CONNECT_TIMEOUT, self.try_gateways(connect_request)).await;
+        let mut shortage = None;
+        let tried = timeout(CONNECT_TIMEOUT, self.try_until_room(connect_request, &mut shortage)).await;
         tried.unwrap_or_else(|_| {
-            let reason = format!("no internal gateway answered within {}s", CONNECT_TIMEOUT.as_secs());
-            let at = RefusedAt::Link(LinkCause::NoInternalGateway);
-            Err(ConnectFailure { ended_by: EndedBy::Time, refusal: Refusal::Unavailable, at, reason })
+            let late = || {
+                let reason = format!("no internal gateway answered within {}s", CONNECT_TIMEOUT.as_secs());
+                let at = RefusedAt::Link(LinkCause::NoInternalGateway);
+                ConnectFailure { ended_by: EndedBy::Time, refusal: Refusal::Unavailable, at, reason }
+            };
+            Err(shortage.unwrap_or_else(late))
         })
+    }
+
+    /// Past the share of descriptors for links, a session waits until another one's link is gone.
+    async fn try_until_room(
+        &self,
+        connect_request: &mut ConnectRequest<'_>,
+        shortage: &mut Option<ConnectFailure>,
+    ) -> Result<ConnectedUpstream, ConnectFailure> {
+        loop {
+            let mut freed = pin!(self.links.freed());
+            // What is freed during the try counts.
+            freed.as_mut().enable();
+            match self.try_gateways(connect_request).await {
+                Err(failure) if lacks_descriptor(&failure) => *shortage = Some(failure),
+                tried => return tried,
+            }
+            freed.await;
+            *shortage = None;
+        }
     }
 
     async fn try_gateways(
@@ -252,7 +283,8 @@ impl ForwardDialler {
                 Ok(connected) => return Ok(connected),
                 // The gateway has answered for its backend; another gateway would give another answer.
                 Err(failure) if failure.ended_by == EndedBy::Backend => return Err(failure),
-                Err(failure) => last = Some(failure),
+                // One that is full may have room in a moment, whatever the others say.
+                Err(failure) => last = last.filter(lacks_descriptor).or(Some(failure)),
             }
         }
         let all_speak_socks = || self.gateways.list().iter().all(|gateway| gateway.keeper.uses_socks());
@@ -278,14 +310,20 @@ impl ForwardDialler {
     }
 }
 
+fn lacks_descriptor(failure: &ConnectFailure) -> bool {
+    failure.at == RefusedAt::Link(LinkCause::NoDescriptor)
+}
+
 /// Dials a SOCKS5 link for one session.
 async fn dial(
     keeper: &LinkKeeper,
     connect_request: &mut ConnectRequest<'_>,
 ) -> Result<ConnectedUpstream, ConnectFailure> {
     let Some(permit) = keeper.take_permit() else {
-        let reason = format!("link to {}: {AT_MAXIMUM}", keeper.gateway());
-        let at = RefusedAt::Link(LinkCause::AtMaximum);
+        let cause = keeper.bound_cause();
+        let words = if cause == LinkCause::NoDescriptor { NO_DESCRIPTOR } else { AT_MAXIMUM };
+        let reason = format!("link to {}: {words}", keeper.gateway());
+        let at = RefusedAt::Link(cause);
         return Err(ConnectFailure { ended_by: EndedBy::Limit, refusal: Refusal::Full, at, reason });
     };
     let dialled = async {
@@ -350,7 +388,7 @@ fn refused_by_reply(peer: &Peer, error: &SocksError) -> ConnectFailure {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::future::join_all;
+    use futures_util::{FutureExt, future::join_all};
     use tokio::{
         io::AsyncWriteExt,
         net::{TcpListener, TcpStream},
@@ -421,6 +459,31 @@ mod tests {
         let failure = connected.expect_err("nobody answers");
         assert_eq!(failure.ended_by, EndedBy::Time, "{}", failure.reason);
         failure
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn past_the_descriptors_for_links_a_session_waits_for_one_and_learns_what_was_short() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let (dialler, session) = (dialler(std::slice::from_ref(&listener)), TestSession::of("orders"));
+        let mut held: Vec<_> = std::iter::from_fn(|| dialler.links.take(&"others".into())).collect();
+        assert_eq!(held.len(), 8);
+        let mut connect_request = session.connect_request();
+        let failed = happens_after(CONNECT_TIMEOUT, dialler.connect(&mut connect_request)).await;
+        let failure = failed.expect_err("none is free");
+        assert_eq!(
+            (failure.ended_by, failure.at),
+            (EndedBy::Limit, RefusedAt::Link(LinkCause::NoDescriptor))
+        );
+        assert!(failure.reason.contains("LimitNOFILE"), "{}", failure.reason);
+
+        let mut connecting = pin!(dialler.connect(&mut connect_request));
+        assert!(connecting.as_mut().now_or_never().is_none(), "it waits");
+        held.pop();
+        let answered = tokio::select! {
+            answered = happens_after(REPLY_TIMEOUT, connecting) => answered,
+            () = serve_silently(&listener) => unreachable!("it serves forever"),
+        };
+        assert_eq!(answered.expect_err("no reply comes").at, RefusedAt::Peer, "it was dialled");
     }
 
     #[tokio::test(start_paused = true)]

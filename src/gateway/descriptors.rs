@@ -99,7 +99,12 @@ fn divide_half(of_half: usize, sessions: SessionsPerLink, links: LinkOrigin) -> 
         LinkOrigin::Accepted => bounded_handshakes(whole),
     };
     if sessions == SessionsPerLink::One {
-        let ends = of_half.div_ceil(2).max(1);
+        // A session whose client got in needs a link, which this half may have to dial for it.
+        let ends = match links {
+            LinkOrigin::Dialled => of_half / 2,
+            LinkOrigin::Accepted => of_half.div_ceil(2),
+        };
+        let ends = ends.max(1);
         let links = of_half.saturating_sub(ends);
         let handshakes = handshakes(links / 4);
         return HalfShares { ends, links: links.saturating_sub(handshakes).max(1), handshakes };
@@ -120,6 +125,20 @@ impl DescriptorBudget {
         let DescriptorUsage { used, limit } = usage_now();
         let bounded = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
         Self { limit: bounded(limit), open: bounded(used) }
+    }
+
+    /// Takes up a limit that was changed from outside, as by prlimit(1). Returns the one before.
+    pub fn follow_limit(&mut self) -> Option<usize> {
+        self.take_up(limit_now().try_into().unwrap_or(usize::MAX))
+    }
+
+    fn take_up(&mut self, limit: usize) -> Option<usize> {
+        let before = std::mem::replace(&mut self.limit, limit);
+        (before != limit).then_some(before)
+    }
+
+    pub fn limit(&self) -> usize {
+        self.limit
     }
 
     /// Divides what remains after the profile's own ports.
@@ -217,9 +236,12 @@ fn count_ports(profile: &Profile) -> usize {
 
 /// The number of open files, and the soft limit.
 pub fn usage_now() -> DescriptorUsage {
-    let limit = getrlimit(Resource::Nofile).current;
     let used = open_count_of_kernel(OPEN_FILES).unwrap_or_else(count_listed);
-    DescriptorUsage { used, limit: limit.unwrap_or(u64::MAX) }
+    DescriptorUsage { used, limit: limit_now() }
+}
+
+fn limit_now() -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
 /// Since 6.2 the number is the length of the folder. Listing thousands takes milliseconds.
@@ -309,6 +331,29 @@ mod tests {
                 let left = limit - OPEN - 2 * count_ports(&profile);
                 assert!(all + KEPT_BACK.start() <= left, "{what}, {limit}: {all} of {left}, {of:?}");
             }
+        }
+    }
+
+    #[test]
+    fn a_changed_limit_is_divided_again_and_one_that_stays_is_not() {
+        let (_, profile) = profiles().remove(0);
+        let mut budget = DescriptorBudget { limit: 1024, open: OPEN };
+        let clients = |budget: &DescriptorBudget| budget.divide(&profile, OneSessionLinks::default()).clients;
+        let before = clients(&budget);
+        assert_eq!(budget.take_up(1024), None);
+        assert_eq!((budget.take_up(64), budget.limit()), (Some(1024), 64));
+        let fallen = clients(&budget);
+        assert!(fallen < before / 10, "{fallen} of {before}");
+        assert_eq!((budget.take_up(1024), clients(&budget)), (Some(64), before));
+    }
+
+    #[test]
+    fn each_client_that_gets_in_may_have_a_link_dialled_for_it() {
+        let (_, profile) =
+            profiles().into_iter().find(|(what, _)| what == "forward, dmz, socks").expect("it is among them");
+        for limit in 40..80 {
+            let of = DescriptorBudget { limit, open: OPEN }.divide(&profile, OneSessionLinks::default());
+            assert!(of.clients <= of.dmz_links, "{limit}: {of:?}");
         }
     }
 

@@ -343,6 +343,8 @@ impl Engine {
         self.retire_old_parts();
         self.check_certificate_files();
         self.follow_hours();
+        // At each turn: descriptors that are there no more run out at once.
+        self.follow_descriptor_limit();
         self.send_offers();
         self.report_refused_calls();
         self.shared.notices.limited().flush();

@@ -52,7 +52,28 @@ impl Engine {
             return;
         }
         self.one_session_links = seen;
-        let shares = self.budget.divide(&self.profile, seen);
+        self.divide_again();
+    }
+
+    /// Divides them again when the limit was changed from outside. A switch has its own shares, and comes first.
+    pub(super) fn follow_descriptor_limit(&mut self) {
+        if self.pending_switch().is_some() {
+            return;
+        }
+        let Some(before) = self.budget.follow_limit() else { return };
+        let limit = self.budget.limit();
+        let line = LogEvent::DescriptorLimitChanged
+            .line(format!("up to {limit} open files from now on, {before} before"));
+        match limit < before {
+            true => self.shared.notices.warn(line),
+            false => self.shared.notices.info(line),
+        }
+        self.count_descriptors_now();
+        self.divide_again();
+    }
+
+    fn divide_again(&self) {
+        let shares = self.budget.divide(&self.profile, self.one_session_links);
         self.shared.shares.store(Arc::new(shares));
         self.share_descriptors(&self.profile);
         self.dmz.iter().for_each(|half| half.limit_links(&shares));

@@ -325,8 +325,12 @@ impl Engine {
     pub(super) fn count_descriptors(&mut self) {
         let is_due = self.started.elapsed().as_secs().is_multiple_of(DESCRIPTORS_EVERY);
         if is_due || self.descriptors == DescriptorUsage::default() {
-            self.descriptors = descriptors::usage_now();
+            self.count_descriptors_now();
         }
+    }
+
+    pub(super) fn count_descriptors_now(&mut self) {
+        self.descriptors = descriptors::usage_now();
     }
 
     fn accepts(&self, half: Half, name: &ServiceName) -> Vec<String> {

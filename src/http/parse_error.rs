@@ -42,6 +42,8 @@ impl ResponseParseError {
                 Ok(httparse::Status::Complete(length)) => match head.code {
                     // Interim responses come before an answer (RFC 9110, section 15.2).
                     Some(100 | 102..=199) => received = &received[length..],
+                    // There is no such class (RFC 9110, section 15).
+                    Some(..100) => return Self::Status,
                     _ => return Self::diagnose_fields(&head),
                 },
                 Ok(httparse::Status::Partial) if received.len() >= HEAD_BYTES_MAX => return Self::Long,
@@ -100,6 +102,10 @@ mod tests {
             (&format!("{ok}X-A : 1\r\n\r\n"), "the backend's answer has a malformed field line"),
             (&format!("{ok}X: a\r\n b\r\n\r\n"), "the backend's answer has a malformed field line"),
             ("HTTP/1.1 2x0 OK\r\n\r\n", "the backend's answer has a malformed status line"),
+            (
+                "HTTP/1.1 099 x\r\nContent-Length: 0\r\n\r\n",
+                "the backend's answer has a malformed status line",
+            ),
             ("HTTP/2.0 200 OK\r\n\r\n", "the backend's answer speaks HTTP/2.0"),
             ("SSH-2.0-OpenSSH_9.2\r\n", "the backend's answer is not HTTP"),
             (

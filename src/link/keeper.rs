@@ -38,7 +38,7 @@ use crate::{
     net::dns::DnsResolver,
     profile::{Half, LinkAddress, RetryPolicy, ServiceName},
     tasks::Tasks,
-    telemetry::notices::NoticeLog,
+    telemetry::{link_cause::LinkCause, notices::NoticeLog},
     tls::link::LinkIdentity,
 };
 
@@ -182,6 +182,15 @@ impl LinkKeeper {
     /// A permit for a link that is dialled for one session.
     pub fn take_permit(&self) -> Option<SharePermit> {
         self.context.links.take(&self.name)
+    }
+
+    /// Why a half without a `maximum` has no permit for one more link: descriptors are short, unless the profile
+    /// bounds the links of each peer.
+    pub fn bound_cause(&self) -> LinkCause {
+        match self.context.links.is_at_own_bound(&self.name) {
+            true => LinkCause::AtMaximum,
+            false => LinkCause::NoDescriptor,
+        }
     }
 
     pub fn gateway(&self) -> &LinkAddress {

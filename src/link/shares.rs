@@ -11,6 +11,8 @@ use std::{
     },
 };
 
+use tokio::sync::{Notify, futures::Notified};
+
 use crate::telemetry::clock;
 
 /// A gateway without a session for this long lends out half of what it leaves unused.
@@ -39,6 +41,7 @@ pub struct GatewayShares {
     /// The most that each gateway may have, whatever is left.
     each_max: AtomicUsize,
     held: Mutex<HeldByGateway>,
+    freed: Notify,
 }
 
 /// By the gateway's name, or by the dialled address while its name is not known.
@@ -110,7 +113,12 @@ impl Default for GatewayShares {
     fn default() -> Self {
         let held =
             HeldByGateway { rule: ShareRule::Divided(1), gateways: HashMap::new(), names: HashMap::new() };
-        Self { max: AtomicUsize::new(0), each_max: AtomicUsize::new(usize::MAX), held: Mutex::new(held) }
+        Self {
+            max: AtomicUsize::new(0),
+            each_max: AtomicUsize::new(usize::MAX),
+            held: Mutex::new(held),
+            freed: Notify::new(),
+        }
     }
 }
 
@@ -129,6 +137,7 @@ impl GatewayShares {
     /// Sets a new total. What is held stays, even if it exceeds it.
     pub fn resize(&self, max: usize) {
         self.max.store(max, Ordering::Relaxed);
+        self.freed.notify_waiters();
     }
 
     /// Applies a rule for a changed number of gateways.
@@ -175,6 +184,17 @@ impl GatewayShares {
         let held = self.lock();
         let name = held.name_of(gateway);
         held.held_by(&name) < self.most(&held, &name, clock::coarse_ms())
+    }
+
+    /// Whether a gateway has as much as the profile allows each of them, whatever is left.
+    pub fn is_at_own_bound(&self, gateway: &Arc<str>) -> bool {
+        let held = self.lock();
+        held.held_by(&held.name_of(gateway)) >= self.each_max.load(Ordering::Relaxed)
+    }
+
+    /// Waits until something has become free.
+    pub fn freed(&self) -> Notified<'_> {
+        self.freed.notified()
     }
 
     /// How many links a gateway may have now.
@@ -232,6 +252,7 @@ impl SharePermit {
 impl Drop for SharePermit {
     fn drop(&mut self) {
         self.shares.lock().remove_one(&self.gateway);
+        self.shares.freed.notify_one();
     }
 }
 

@@ -11,6 +11,7 @@ use super::{
     hours,
     keys::{self, AnyKey},
     problem::{Problem, ValueProblem, quote_for_problem},
+    web,
 };
 
 /// The backends of a service; at least one.
@@ -156,9 +157,12 @@ pub(super) fn reached(
     read_answer(fields, &mut backends, problems);
     let balance = keys::BALANCE.written(fields, problems);
     let rest = keys::REST.written(fields, problems);
+    if let Some(field) = fields.take(&keys::OWN_NAMES) {
+        own_names(&field, &mut backends, problems);
+    }
     let check = fields.take(&keys::CHECK).map(|field| backend_check(&field, problems));
     let hours = hours::read(fields, problems);
-    let alone: [&dyn AnyKey; 4] = [&keys::BALANCE, &keys::REST, &keys::CHECK, &keys::HOURS];
+    let alone: [&dyn AnyKey; 5] = [&keys::BALANCE, &keys::REST, &keys::CHECK, &keys::HOURS, &keys::OWN_NAMES];
     match &mut backends {
         ReadValue::Good(backends) => {
             backends.balance = balance.unwrap_or_default();
@@ -195,6 +199,22 @@ pub(super) fn reached(
         problems.push(ValueProblem::new(what, "remove `standby` from one of them").at(location));
     }
     backends
+}
+
+/// What a backend calls itself, if it answers requests.
+fn own_names(field: &ValueReader<'_>, connect: &mut ReadValue<RawBackends>, problems: &mut Vec<Problem>) {
+    let names = web::hosts(field, problems);
+    let ReadValue::Good(connect) = connect else { return };
+    let mut is_used = false;
+    for http in connect.http_mut() {
+        is_used = true;
+        http.own_names = names.clone().unwrap_or_default();
+    }
+    if !is_used {
+        let what = "what this service reaches answers no requests";
+        let fault = ValueProblem::new(what, "write `http://…` or `https://…` in `connect`, or remove it");
+        problems.push(fault.at(field.location()));
+    }
 }
 
 fn backend_list(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<RawBackends> {

@@ -256,9 +256,6 @@ fn internal_service(
             problems,
         );
     }
-    if let Some(field) = fields.take(&keys::OWN_NAMES) {
-        own_names(&field, &mut connect, problems);
-    }
     if let Some(field) = fields.take(&keys::SOCKET_HOSTS) {
         socket_hosts(&field, &mut connect, problems);
     }
@@ -300,22 +297,6 @@ fn name_sockets(dmz: &mut ReadValue<RawDmz>, internal: &mut ReadValue<RawInterna
                 connect.name_sockets(&hosts);
             }
         }
-    }
-}
-
-/// What a backend calls itself, if it answers requests.
-fn own_names(field: &ValueReader<'_>, connect: &mut ReadValue<RawBackends>, problems: &mut Vec<Problem>) {
-    let names = web::hosts(field, problems);
-    let ReadValue::Good(connect) = connect else { return };
-    let mut is_used = false;
-    for http in connect.http_mut() {
-        is_used = true;
-        http.own_names = names.clone().unwrap_or_default();
-    }
-    if !is_used {
-        let what = "what this service reaches answers no requests";
-        let fault = ValueProblem::new(what, "write `http://…` or `https://…` in `connect`, or remove it");
-        problems.push(fault.at(field.location()));
     }
 }
 

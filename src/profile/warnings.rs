@@ -1,13 +1,14 @@
 //! What an operator should reconsider in a valid profile.
 
-use super::{DmzHalf, DmzMode, InternalHalf, InternalMode, Profile, link_ports};
+use super::{Accept, DmzHalf, DmzMode, InternalHalf, InternalMode, Profile, link_ports};
 
 /// Sentences for `check` to print; none of them prevents the profile from running.
 pub fn warnings(profile: &Profile) -> Vec<String> {
     let crowded = profile.internal.as_ref().and_then(warn_of_crowding);
     let cut = profile.internal.as_ref().and_then(warn_of_silent_links);
     let unshown = profile.dmz.as_ref().and_then(warn_of_unshown_certificate);
-    crowded.into_iter().chain(cut).chain(unshown).chain(warn_of_nameless_peers(profile)).collect()
+    let lost = profile.dmz.iter().flat_map(warn_of_lost_alpn);
+    crowded.into_iter().chain(cut).chain(unshown).chain(lost).chain(warn_of_nameless_peers(profile)).collect()
 }
 
 /// Ready links leave too little room for links that carry sessions.
@@ -40,6 +41,22 @@ fn warn_of_silent_links(half: &InternalHalf) -> Option<String> {
         "internal.link.via: links to {silent} speak SOCKS5, and nothing is sent on them while they wait: a proxy that \
          cuts silent connections cuts them again and again; use `socks+tls` or `socks+ws`"
     ))
+}
+
+/// SOCKS5 has no word for it, and a link without TLS speaks nothing else.
+fn warn_of_lost_alpn(half: &DmzHalf) -> impl Iterator<Item = String> {
+    let is_plain = !matches!(half.mode, DmzMode::Direct(_)) && half.link_tls().is_none();
+    // A protocol that is read here is not passed on.
+    let agrees =
+        |accept: &Accept| accept.web.is_none() && accept.tls.as_ref().is_some_and(|tls| !tls.alpn.is_empty());
+    let lost = half.services.iter().filter(move |service| is_plain && service.accept.iter().any(agrees));
+    lost.map(|service| {
+        format!(
+            "dmz.services.{}.tls.alpn: SOCKS5 links do not say which protocol a client agreed on, and the backend is offered \
+             none; use `socks+tls`, or write `alpn` in the `tls` of its `connect`",
+            service.name.as_str()
+        )
+    })
 }
 
 /// On a shared port, links show the certificates of its accepts.

@@ -32,6 +32,8 @@ pub enum LinkCause {
     Unreachable,
     /// `maximum` links are in use.
     AtMaximum,
+    /// The descriptors that are for links are in use.
+    NoDescriptor,
     /// None of the services offered is known here and allowed.
     NoKnownService,
     NoInternalGateway,

@@ -115,10 +115,79 @@ pub(super) fn failure_reason(error: &Error, with: TlsParty) -> String {
             | Alert::BadCertificate
             | Alert::CertificateUnknown
             | Alert::UnsupportedCertificate,
-        ) => format!("{party} refuses this one's certificate ({error}); its log says why"),
+        ) => format!("{party} refuses this one's certificate ({}); its log says why", alert_words(error)),
         Error::AlertReceived(Alert::NoApplicationProtocol) => {
             format!("{party} takes none of the protocols that it is offered by ALPN")
         }
+        Error::InvalidCertificate(CertificateError::NotValidForNameContext { expected, presented }) => {
+            describe_other_name(&expected.to_str(), presented, with)
+        }
+        Error::AlertReceived(_) => format!("{party} ended the handshake: {}", alert_words(error)),
         other => other.to_string(),
+    }
+}
+
+/// The names are written by rustls as `DnsName("shop.internal")` or `IpAddress(192.0.2.1)`.
+fn describe_other_name(wanted: &str, presented: &[String], with: TlsParty) -> String {
+    let plain = |name: &String| {
+        let inner = name.split_once('(').map_or(name.as_str(), |(_, rest)| rest.trim_end_matches(')'));
+        inner.trim_matches('"').to_owned()
+    };
+    let found = match presented.is_empty() {
+        true => "no name".to_owned(),
+        false => presented.iter().map(plain).collect::<Vec<_>>().join(", "),
+    };
+    let advice = match with {
+        TlsParty::Backend => "; write the one to expect as `name` in `tls`, or issue it for this name",
+        TlsParty::Gateway | TlsParty::Client | TlsParty::Outer => {
+            "; issue it for this name, or correct the address"
+        }
+    };
+    format!("its certificate is for {found}, and not for {wanted}{advice}")
+}
+
+/// An alert in the words of RFC 8446, section 6: rustls has them as one word in capitals.
+fn alert_words(error: &Error) -> String {
+    let Error::AlertReceived(alert) = error else { return error.to_string() };
+    let mut words = String::new();
+    for (at, letter) in format!("{alert:?}").char_indices() {
+        if at > 0 && letter.is_ascii_uppercase() && !words.ends_with(|last: char| last.is_ascii_uppercase()) {
+            words.push(' ');
+        }
+        words.push(letter);
+    }
+    words.to_ascii_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(error: Error, with: TlsParty) -> String {
+        failure_reason(&error, with)
+    }
+
+    #[test]
+    fn another_name_is_said_with_both_names_and_what_to_do() {
+        let error = CertificateError::NotValidForNameContext {
+            expected: "be".try_into().expect("a name"),
+            presented: vec!["DnsName(\"zz\")".into(), "IpAddress(192.0.2.1)".into()],
+        };
+        let reported = said(error.into(), TlsParty::Backend);
+        assert_eq!(
+            reported,
+            "its certificate is for zz, 192.0.2.1, and not for be; write the one to expect as `name` in `tls`, \
+             or issue it for this name"
+        );
+    }
+
+    #[test]
+    fn alerts_are_said_in_words() {
+        let said = |alert| said(Error::AlertReceived(alert), TlsParty::Gateway);
+        assert_eq!(
+            said(Alert::CertificateUnknown),
+            "the other gateway refuses this one's certificate (certificate unknown); its log says why"
+        );
+        assert_eq!(said(Alert::InternalError), "the other gateway ended the handshake: internal error");
     }
 }

@@ -33,7 +33,8 @@ pub(super) fn read_chain(
             pem_problem(material, what, "take that one out, or copy it again from where it was issued")
         };
         let certificate = found.map_err(|error| damaged(&error))?;
-        check_whole(&certificate).map_err(|error| damaged(&error))?;
+        check_whole(&certificate)
+            .map_err(|_| damaged(&"its bytes are not those of a certificate (X.509)"))?;
         chain.push(certificate);
     }
     match chain.is_empty() {

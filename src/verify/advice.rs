@@ -37,6 +37,7 @@ pub fn advise_on_link(cause: LinkCause) -> &'static str {
             "let the link's port through the firewall between the two hosts, or correct the address"
         }
         LinkCause::Unreachable => "mend the route to that host, or correct the address",
+        LinkCause::NoDescriptor => "raise the limit of open files (`LimitNOFILE`, `ulimit -n`)",
         LinkCause::AtMaximum => "raise `internal.link.maximum`, or lower `prepared`",
         LinkCause::NoKnownService => {
             "give the service one name in both halves, and allow the peer in its `peers`"

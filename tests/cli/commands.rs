@@ -451,10 +451,11 @@ fn problems_are_reported_to_programs_as_a_list() {
 fn the_manual_page_is_whole() {
     let folder = TestFolder::with_certificates();
     let page = run(&folder, &["man"]).out;
-    for section in ["NAME", "SYNOPSIS", "OPTIONS", "COMMANDS", "SIGNALS", "FILES", "ENVIRONMENT", "EXAMPLES"]
-    {
+    let sections = ["NAME", "SYNOPSIS", "OPTIONS", "COMMANDS", "SIGNALS", "FILES", "ENVIRONMENT", "EXAMPLES"];
+    for section in sections.into_iter().chain(["\"EXIT STATUS\""]) {
         assert!(page.contains(&format!(".SH {section}")), "no {section}");
     }
+    assert!(!page.contains(".SH EXTRA"), "the name that the library gives it");
     let commands = Cli::command();
     let commands: Vec<_> = commands.get_subcommands().map(|command| command.get_name()).collect();
     assert!(commands.len() > 20, "{commands:?}");

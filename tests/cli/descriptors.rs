@@ -99,8 +99,65 @@ fn with_few_descriptors_clients_links_and_the_admin_socket_each_have_their_share
 /// Where each session has a link of its own, and links and clients come and go together.
 #[test]
 fn with_few_descriptors_plain_links_and_clients_each_have_their_share() {
+    check_shares(16, plain);
+}
+
+/// Two hundred clients, twenty at once.
+fn run_many_clients(dmz: &Gateway<'_>, port: SocketAddr) {
+    thread::scope(|scope| {
+        for _ in 0..20 {
+            scope.spawn(|| (0..10).for_each(|_| run_client(port)));
+        }
+        for _ in 0..10 {
+            assert_eq!(dmz.status()["phase"], "running", "it answers all the while");
+        }
+    });
+}
+
+/// Links without TLS, each of which carries one session.
+fn plain(half: &str) -> String {
     let tls = regex::Regex::new(r", tls: \{[^}]*\}").expect("a pattern");
-    check_shares(16, |half| tls.replace(half, "").replace("socks+tls", "socks"));
+    tls.replace(half, "").replace("socks+tls", "socks")
+}
+
+#[test]
+fn a_limit_that_falls_while_plain_links_are_up_is_divided_again() {
+    let folder = TestFolder::with_certificates();
+    folder.write("dmz.yaml", &plain(&dmz_half("127.0.0.1:0", &["echo"])));
+    let dmz = folder.start_as("dmz", &["prlimit", "--nofile=1024"], &["--no-ui", "--profile", "dmz.yaml"]);
+    let link = format!("127.0.0.1:{}", dmz.link_port());
+    folder.write("internal.yaml", &plain(&internal_half(&link, &[("echo", "echo://")])));
+    let _internal = folder.start("internal");
+    dmz.wait_healthy();
+    leave(&dmz, Some(12));
+    until("it is taken up", SOON, || dmz.log().contains("open files from now on, 1024 before").then_some(()));
+    run_many_clients(&dmz, dmz.accept("echo"));
+    let status = dmz.wait("nobody is left", SOON, |status| status["totals"]["sessions_open"] == 0);
+    assert_eq!((&status["totals"]["sessions"], &status["totals"]["refused"]), (&200.into(), &0.into()));
+    leave(&dmz, None);
+    until("it is taken up", SOON, || dmz.log().contains("up to 1024 open files from now on").then_some(()));
+}
+
+#[test]
+fn with_few_descriptors_clients_wait_for_a_plain_link_that_is_dialled_for_them() {
+    let folder = TestFolder::with_certificates();
+    let half = |name: &str, verb: &str, at: &str, service: &str| {
+        let link = format!("{{ {verb}: 'socks://{at}', insecure: true }}");
+        folder.write(
+            &format!("{name}.yaml"),
+            &format!("mode: forward\n{name}:\n  link: {link}\n  services: {{ echo: {service} }}\n"),
+        );
+    };
+    half("internal", "listen", "127.0.0.1:0", "{ connect: 'echo://' }");
+    let internal = folder.start("internal");
+    let at = format!("127.0.0.1:{}", internal.link_port());
+    half("dmz", "connect", &at, "{ accept: 'tcp://127.0.0.1:0' }");
+    let limit = format!("--nofile={}", at_rest(&folder, "dmz") + 16);
+    let dmz = folder.start_as("dmz", &["prlimit", &limit], &["--no-ui", "--profile", "dmz.yaml"]);
+    dmz.wait_healthy();
+    run_many_clients(&dmz, dmz.accept("echo"));
+    let status = dmz.wait("nobody is left", SOON, |status| status["totals"]["sessions_open"] == 0);
+    assert_eq!((&status["totals"]["sessions"], &status["totals"]["refused"]), (&200.into(), &0.into()));
 }
 
 fn check_shares(spare: u64, written: impl Fn(&str) -> String) {
@@ -110,14 +167,7 @@ fn check_shares(spare: u64, written: impl Fn(&str) -> String) {
     let _internal = folder.start("internal");
     dmz.wait_healthy();
     let port = dmz.accept("echo");
-    thread::scope(|scope| {
-        for _ in 0..20 {
-            scope.spawn(|| (0..10).for_each(|_| run_client(port)));
-        }
-        for _ in 0..10 {
-            assert_eq!(dmz.status()["phase"], "running", "it answers all the while");
-        }
-    });
+    run_many_clients(&dmz, port);
     let ready = |status: &Value| status["pools"][0]["ready"].as_u64() >= Some(1);
     let status = dmz.wait("links are ready again, and nobody is left", SOON, |status| {
         ready(status) && status["totals"]["sessions_open"] == 0

@@ -81,6 +81,7 @@ const OUR_OWN: &[LogEvent] = &[
     HistoryFile,
     Locked,
     DescriptorLimit,
+    DescriptorLimitChanged,
     DescriptorsShort,
     ServiceManager,
     Headless,

@@ -8,10 +8,10 @@ use futures_util::{FutureExt, future::BoxFuture};
 
 use super::{
     EndpointIngress, LinkIngress, LinkSecurity, RETRY, ResizeOutcome, SWITCH_RETRY, SharedContext,
-    down_reason, handshake_context, replace_identity, succeed_identity,
+    down_reason, handshake_context, handshake_limiter, replace_identity, succeed_identity,
 };
 use crate::{
-    admission::handshakes::HandshakePermit,
+    admission::handshakes::{HandshakeLimiter, HandshakePermit},
     connect::{Connector, backend_group::BackendGroup, forward::ForwardDialler},
     gateway::{descriptors::DescriptorShares, service::ServiceTable},
     link::{
@@ -50,6 +50,7 @@ enum DmzParts {
     },
     Reverse {
         ingress: LinkIngress,
+        handshakes: Arc<HandshakeLimiter>,
         pool: Arc<Pool>,
     },
 }
@@ -78,7 +79,9 @@ impl DmzSide {
             }
             DmzMode::Reverse { listen, bind, pool, .. } => {
                 let pool = Pool::new(*pool, links, common.tasks.clone());
-                DmzParts::Reverse { ingress: LinkIngress::prepare(listen, *bind, found)?, pool }
+                let ingress = LinkIngress::prepare(listen, *bind, found)?;
+                let handshakes = handshake_limiter(&ingress, common.shares.load().dmz_handshakes);
+                DmzParts::Reverse { ingress, handshakes, pool }
             }
         };
         let identity = succeed_identity(identity, before.map(|before| &before.security.identity));
@@ -116,13 +119,12 @@ impl DmzSide {
                 let wanted = KeeperTarget { prepared: limits.prepared, retry: SWITCH_RETRY };
                 *dialler = Some(ForwardDialler::start(connect, wanted, pool.clone(), grants, keepers));
             }
-            (DmzParts::Reverse { ingress, pool }, _) => {
+            (DmzParts::Reverse { ingress, handshakes, pool }, _) => {
                 let terms = HandshakeTerms {
                     end: HelloEnd::Opens(grants.clone()),
                     generation: pool.generation().clone(),
                 };
-                let handshakes = common.shares.load().dmz_handshakes;
-                let context = handshake_context(ingress, &self.security, terms, handshakes, common);
+                let context = handshake_context(&self.security, terms, handshakes, common);
                 let intake = PoolIntake {
                     pool: pool.clone(),
                     grants,
@@ -243,10 +245,13 @@ impl DmzSide {
         }
     }
 
-    /// Limits the number of links.
+    /// Limits the number of links, and of those that are in their handshake.
     pub fn limit_links(&self, shares: &DescriptorShares) {
         if let Some(pool) = self.pool() {
             pool.limit_links(shares.dmz_links);
+        }
+        if let DmzParts::Reverse { handshakes, .. } = &self.parts {
+            handshakes.resize(shares.dmz_handshakes);
         }
     }
 
@@ -257,7 +262,7 @@ impl DmzSide {
             DmzParts::Forward { dialler, .. } => {
                 dialler.as_ref().filter(|dialler| !dialler.all_serve()).map(|_| down_reason(&self.rows()))
             }
-            DmzParts::Reverse { ingress, pool } => (!pool.was_offered())
+            DmzParts::Reverse { ingress, pool, .. } => (!pool.was_offered())
                 .then(|| format!("no internal gateway has dialled in at {}", ingress.describe())),
         }
     }

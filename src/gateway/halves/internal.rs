@@ -7,13 +7,14 @@ use arc_swap::ArcSwap;
 
 use super::{
     EndpointIngress, LinkIngress, LinkSecurity, ResizeOutcome, SWITCH_RETRY, SharedContext, down_reason,
-    handshake_context, replace_identity, succeed_identity,
+    handshake_context, handshake_limiter, replace_identity, succeed_identity,
 };
 use crate::{
     accept::{
         forward::{DialledInLinks, DialledInPeers},
         reverse::{ReverseDialler, ReverseSessions},
     },
+    admission::handshakes::HandshakeLimiter,
     gateway::descriptors::DescriptorShares,
     link::{
         dialled_gateways::DialledGateways,
@@ -40,8 +41,15 @@ pub struct InternalSide {
 }
 
 enum InternalParts {
-    Forward { ingress: LinkIngress, dialled_in: Arc<DialledInPeers>, server: Arc<LinkServer> },
-    Reverse { gateways: Arc<DialledGateways<ReverseDialler>> },
+    Forward {
+        ingress: LinkIngress,
+        handshakes: Arc<HandshakeLimiter>,
+        dialled_in: Arc<DialledInPeers>,
+        server: Arc<LinkServer>,
+    },
+    Reverse {
+        gateways: Arc<DialledGateways<ReverseDialler>>,
+    },
 }
 
 impl InternalSide {
@@ -61,9 +69,10 @@ impl InternalSide {
         let parts = match &half.mode {
             InternalMode::Forward { listen, bind, .. } => {
                 let ingress = LinkIngress::prepare(listen, *bind, found)?;
+                let handshakes = handshake_limiter(&ingress, common.shares.load().internal_handshakes);
                 let dialled_in = Arc::<DialledInPeers>::default();
                 let server = LinkServer::new(offering.clone());
-                InternalParts::Forward { ingress, dialled_in, server }
+                InternalParts::Forward { ingress, handshakes, dialled_in, server }
             }
             InternalMode::Reverse { .. } => {
                 InternalParts::Reverse { gateways: dialled_gateways(&security, &links, &offering, common) }
@@ -94,9 +103,8 @@ impl InternalSide {
 
     pub fn start(&mut self, half: &InternalHalf, common: &SharedContext) {
         match &mut self.parts {
-            InternalParts::Forward { ingress, dialled_in, server } => {
-                let handshakes = common.shares.load().internal_handshakes;
-                let context = handshake_context(ingress, &self.security, server.terms(), handshakes, common);
+            InternalParts::Forward { ingress, handshakes, dialled_in, server } => {
+                let context = handshake_context(&self.security, server.terms(), handshakes, common);
                 let intake = DialledInLinks {
                     peers: dialled_in.clone(),
                     server: server.clone(),
@@ -216,9 +224,12 @@ impl InternalSide {
         }
     }
 
-    /// Limits the number of links.
+    /// Limits the number of links, and of those that are in their handshake.
     pub fn limit_links(&self, shares: &DescriptorShares) {
         self.links.resize(shares.internal_links);
+        if let InternalParts::Forward { handshakes, .. } = &self.parts {
+            handshakes.resize(shares.internal_handshakes);
+        }
         let offering =
             OfferedServices { maximum: self.links.max(), ..OfferedServices::clone(&self.offering.load()) };
         self.offering.store(Arc::new(offering));

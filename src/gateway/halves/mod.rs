@@ -277,21 +277,25 @@ impl LinkSecurity {
     }
 }
 
-fn handshake_context(
-    ingress: &LinkIngress,
-    security: &LinkSecurity,
-    terms: HandshakeTerms,
-    handshakes: usize,
-    common: &SharedContext,
-) -> HandshakeContext {
+/// Limits how many of the links that come in may still be in their handshake.
+fn handshake_limiter(ingress: &LinkIngress, handshakes: usize) -> Arc<HandshakeLimiter> {
     let of_one_address = match ingress {
         LinkIngress::Port { .. } => usize::MAX,
         LinkIngress::Endpoint(_) => ENDPOINT_HANDSHAKES_EACH,
     };
+    Arc::new(HandshakeLimiter::with_each(handshakes, of_one_address))
+}
+
+fn handshake_context(
+    security: &LinkSecurity,
+    terms: HandshakeTerms,
+    handshakes: &Arc<HandshakeLimiter>,
+    common: &SharedContext,
+) -> HandshakeContext {
     HandshakeContext {
         identity: security.identity.clone(),
         terms,
-        handshakes: Arc::new(HandshakeLimiter::with_each(handshakes, of_one_address)),
+        handshakes: handshakes.clone(),
         tasks: common.tasks.clone(),
         notices: common.notices.clone(),
         versions: Arc::default(),

@@ -3,7 +3,7 @@
 
 use super::{
     BACKEND_OPTIONS, BIND, CLIENT_GUARDS, CLIENT_LOGIN, CONNECT_ADDRESS, CONNECT_PATTERN, CONNECT_WORDS,
-    KeyGroup, KeyMap, OPENING_HOURS, ProfileKey, REVOKED, REVOKED_EXPIRED, UNREADY,
+    KeyGroup, KeyMap, OPENING_HOURS, OWN_NAMES, ProfileKey, REVOKED, REVOKED_EXPIRED, UNREADY,
     values::{
         ALPN_NAMES, AddressValue, ChoiceValue, CountValue, DurationValue, NAME_IN_CERTIFICATE,
         OptionalDurationValue, PEM_FILE, SingleText, SizeValue, SubMap, TextListValue, TextValue,
@@ -14,7 +14,8 @@ use crate::profile::{Carries, MessageKind, TlsVersion, defaults, fields::ZeroDur
 pub(in crate::profile) static DMZ_SERVICE: KeyMap = KeyMap {
     about: "A service as clients see it.",
     groups: &[
-        &[&ACCEPT, &DMZ_SERVICE_CONNECT, &SESSIONS, &IDLE, &MAY_OFFER, &CARRIES, &ANSWER, &UNREADY],
+        &[&ACCEPT, &DMZ_SERVICE_CONNECT, &SESSIONS, &IDLE, &MAY_OFFER, &CARRIES],
+        &[&OWN_NAMES, &ANSWER, &UNREADY],
         BACKEND_OPTIONS,
         OPENING_HOURS,
         CLIENT_GUARDS,

@@ -104,6 +104,7 @@ log_events! {
     Locked "locked" [] "the process is locked, or why it could not be locked fully",
     CallRefused "call_refused" [] "the sandbox refused a system call; reported once for each call",
     DescriptorLimit "descriptor_limit" ["limit"] "how many files may be open",
+    DescriptorLimitChanged "descriptor_limit_changed" [] "the limit of open files was changed while the gateway runs",
     DescriptorsShort "descriptors_short" [] "the descriptor limit is lower than the profile may need",
     ServiceManager "service_manager" [] "the service manager cannot be notified",
     Headless "headless" [] "running headless",
