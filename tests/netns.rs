@@ -14,9 +14,13 @@ mod process;
 mod wire_stalls;
 
 use std::{
+    num::NonZero,
     path::Path,
     process::{Command, Output},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Condvar, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -44,13 +48,39 @@ fn can_run(test: &str) -> bool {
 struct Wire {
     outside: String,
     inside: String,
+    _turn: Turn,
+}
+
+/// Most tests here measure times: no more run at once than there are processors, whatever the number of threads.
+struct Turn;
+
+static RUNNING: Mutex<usize> = Mutex::new(0);
+static ENDED: Condvar = Condvar::new();
+
+impl Turn {
+    fn take() -> Self {
+        // Two for a test that has two wires.
+        let most = std::thread::available_parallelism().map_or(2, NonZero::get).max(2);
+        let running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+        let running = ENDED.wait_while(running, |running| *running >= most);
+        *running.unwrap_or_else(PoisonError::into_inner) += 1;
+        Self
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        ENDED.notify_one();
+    }
 }
 
 impl Wire {
     fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
+        let turn = Turn::take();
         let tag = format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let wire = Self { outside: format!("ptc-o{tag}"), inside: format!("ptc-i{tag}") };
+        let wire = Self { outside: format!("ptc-o{tag}"), inside: format!("ptc-i{tag}"), _turn: turn };
         let (outside, inside) = (wire.outside.as_str(), wire.inside.as_str());
         ip(&["netns", "add", outside]);
         ip(&["netns", "add", inside]);

@@ -4,6 +4,7 @@
 use super::{
     DoctorFinding,
     FindingSeverity::{Must, Should},
+    unanswering::find_unanswering,
 };
 use crate::{
     profile::Half,
@@ -40,6 +41,7 @@ pub fn find_limits_of_links(snapshot: &Snapshot) -> Vec<DoctorFinding> {
             find_missing(snapshot, pool),
             find_full(snapshot, pool),
             find_flapping(pool),
+            find_unanswering(pool, object(pool)),
             find_long_waits(pool),
         ];
         found.into_iter().flatten().chain(find_loss(pool))

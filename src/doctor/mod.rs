@@ -13,6 +13,7 @@ mod last_hour;
 mod links;
 mod machine;
 mod protection;
+mod unanswering;
 
 pub use availability::{find_absence, find_own_absence};
 pub use clocks::{GatewayClock, find_clock_skew};

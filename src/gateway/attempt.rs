@@ -427,8 +427,9 @@ impl LocalEnd {
 
 fn peer_rests(peer: Option<&Peer>) -> String {
     let label = peer.map_or_else(|| "a peer".into(), Peer::label);
+    let process = peer.map_or_else(String::new, |peer| format!(": {}", peer.described()));
     let seconds = PEER_REST_PERIOD.as_secs();
-    format!("{label} has left several sessions in a row unanswered, and comes last for {seconds} s")
+    format!("{label} has left several sessions in a row unanswered, and comes last for {seconds} s{process}")
 }
 
 /// A peer has refused a session; no byte reached a backend.

@@ -144,7 +144,7 @@ pub(super) async fn open(
             }
         };
         if let Some(peer) = &connected.peer {
-            record.set_peer(&peer.label());
+            record.set_peer(peer.into());
         }
         let connected = match for_probe(connected, &session) {
             Ok(reached) => {

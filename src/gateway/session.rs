@@ -24,7 +24,9 @@ use crate::{
         end::SessionEnd,
         notices::NoticeLog,
         rate_limited::LogKind,
-        registry::{SessionGuard, SessionKind, SessionRegistry, SessionStopper, StopReason, client_name},
+        registry::{
+            SessionGuard, SessionKind, SessionPeer, SessionRegistry, SessionStopper, StopReason, client_name,
+        },
     },
     verify::{
         probe::{self, PendingProbe, PendingProbes},
@@ -123,10 +125,8 @@ impl SessionContext {
         let kind = session_kind(request);
         let key = (request.half, service.name.clone());
         let stopper = SessionStopper::within(&service.cut);
-        let record = self.registry.open(key, request.id.take(), request.client, kind, stopper);
-        if let Some(peer) = &request.peer {
-            record.set_peer(&peer.label());
-        }
+        let (id, peer) = (request.id.take(), request.peer.as_ref().map(SessionPeer::from));
+        let record = self.registry.open(key, id, peer, request.client, kind, stopper);
         if let Some(user) = &request.origin.user {
             record.set_user(&user.name);
         }

@@ -63,7 +63,10 @@ mod target_rules;
 
 use std::{sync::Arc, time::Duration};
 
-use crate::proto::{certificate::is_same_name, multiplex::hello::InstanceId};
+use crate::{
+    proto::{certificate::is_same_name, multiplex::hello::InstanceId},
+    telemetry::registry::SessionPeer,
+};
 
 /// Deadline of a TCP connection to the other gateway.
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
@@ -87,6 +90,13 @@ pub struct Peer {
     pub instance: Option<InstanceId>,
 }
 
+impl From<&Peer> for SessionPeer {
+    fn from(peer: &Peer) -> Self {
+        let instance = peer.instance.and_then(|instance| instance.0.first_chunk().copied());
+        Self { name: peer.label(), address: peer.address.clone(), instance }
+    }
+}
+
 impl Peer {
     /// Whether it is the same gateway, wherever it dials from: by its certificate's name, or by its address if
     /// nothing is proven.
@@ -103,9 +113,20 @@ impl Peer {
         self.is_same_gateway(other) && self.instance == other.instance && self.instance.is_some()
     }
 
+    /// Whether it is one of these, or another row of a process among them.
+    pub fn is_process_among(&self, peers: &[Self]) -> bool {
+        peers.iter().any(|peer| self == peer || self.is_same_process(peer))
+    }
+
     /// Whether it may be the same gateway after a restart: another process of its name, at its address.
     pub fn may_succeed(&self, other: &Self) -> bool {
         self.instance != other.instance && self.name == other.name && self.address == other.address
+    }
+
+    /// Which process of its name it is: `internal (0a1b2c3d) at 192.0.2.1`.
+    pub fn described(&self) -> String {
+        let instance = self.instance.map_or_else(String::new, |instance| format!(" ({})", instance.short()));
+        format!("{}{instance} at {}", self.label(), self.address)
     }
 
     /// The name that operators see for the peer.

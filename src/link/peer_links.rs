@@ -59,7 +59,7 @@ pub struct PeerLinks {
     /// Links of our own that take sessions.
     pub shared: SharedLinks,
     pub counts: Arc<LinkCounters>,
-    /// Shared by all entries of the peer.
+    /// Shared by all entries of its process.
     pub record: Arc<PeerRecord>,
     /// The number of the last take from this entry.
     last_turn: u64,
@@ -174,9 +174,10 @@ impl PeerLinks {
         }
     }
 
-    /// Its rank among peers; the lowest is next.
-    pub fn rank(&self) -> (bool, (bool, u64), u64) {
-        (self.is_doubted(), self.record.rank(), self.last_turn)
+    /// Its rank among peers; the lowest is next. Names take turns, then the processes of a name, then their rows.
+    pub fn rank(&self) -> (bool, bool, [u64; 3]) {
+        let (rests, [name_turn, process_turn]) = self.record.rank();
+        (self.is_doubted(), rests, [name_turn, process_turn, self.last_turn])
     }
 
     fn is_doubted(&self) -> bool {
@@ -271,6 +272,7 @@ impl PeerLinks {
         }
         .with_fault(self.last_fault.clone())
         .with_links(&self.counts)
+        .with_silence(self.record.is_doubtful())
     }
 }
 

@@ -40,6 +40,8 @@ pub enum LinkCause {
     NoDmzGateway,
     /// Its links were up, and were lost without a goodbye.
     GatewayLost,
+    /// Its links are up, and the last sessions that were opened on them had no answer.
+    SessionsUnanswered,
     /// Anything else, including causes from a later version.
     #[serde(other)]
     Other,

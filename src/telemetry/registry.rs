@@ -13,12 +13,14 @@ mod ends;
 mod kill;
 mod recent_bytes;
 mod rows;
+mod session_peer;
 mod totals;
 
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, HashMap, VecDeque},
     net::SocketAddr,
+    num::NonZeroU64,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -46,6 +48,8 @@ pub use ending::{SessionStopper, StopReason};
 pub use ends::ServiceEnds;
 pub use kill::{KillError, KillSelection, ListedSessions, OpenClient, SessionMatch};
 use recent_bytes::RecentBytes;
+use session_peer::ForeignIds;
+pub use session_peer::SessionPeer;
 use totals::{CountedEnd, ServiceTotals, SessionTally};
 
 /// How many rows of open sessions a snapshot has; if there are more, those that wait, then the busiest.
@@ -91,6 +95,8 @@ struct OpenSession {
     /// In microseconds of the process.
     started_us: u64,
     counters: Arc<SessionCounters>,
+    /// Gives back its id, if another gateway has given it.
+    foreign_id: Option<NonZeroU64>,
     stopper: SessionStopper,
     /// Used only by the tick.
     recent: Mutex<RecentBytes>,
@@ -101,7 +107,7 @@ struct OpenSession {
 #[derive(Debug, Default)]
 struct SessionParties {
     /// The gateway it came through or goes to; the last one that was tried.
-    peer: Option<Arc<str>>,
+    peer: Option<Arc<SessionPeer>>,
     /// The proven name of its client.
     user: Option<Arc<str>>,
 }
@@ -118,6 +124,7 @@ pub struct SessionRegistry {
 struct RegistryState {
     next: u64,
     open: foldhash::HashMap<u64, Arc<OpenSession>>,
+    foreign_ids: ForeignIds,
     /// For each service that has had a session; a service that is gone keeps its totals.
     totals: HashMap<(Half, ServiceName), Arc<ServiceTotals>>,
     /// Totals of clients elsewhere, once more and of all services together.
@@ -170,11 +177,12 @@ impl SessionRegistry {
         Self { state: Mutex::default(), notices, tag: fastrand::u16(..) }
     }
 
-    /// Registers a session; `id` is the other gateway's name for it, if it came from there.
+    /// Registers a session; `peer` is the gateway that it came from, and `id` what that calls it.
     pub fn open(
         self: &Arc<Self>,
         (half, service): (Half, ServiceName),
         id: Option<String>,
+        peer: Option<SessionPeer>,
         client: Option<SocketAddr>,
         kind: SessionKind,
         stopper: SessionStopper,
@@ -190,15 +198,18 @@ impl SessionRegistry {
             }
             false => SessionCounters::default(),
         };
+        let own = || format!("{:04x}-{key:x}", self.tag);
+        let (id, foreign_id) = state.foreign_ids.name_session(half, peer.as_ref(), id, own);
         let session = Arc::new(OpenSession {
-            id: id.unwrap_or_else(|| format!("{:04x}-{key:x}", self.tag)).into(),
+            id: id.into(),
             half,
             service,
             client,
             kind,
-            parties: Mutex::default(),
+            parties: Mutex::new(SessionParties { peer: peer.map(Arc::new), user: None }),
             started_us: clock::now_us(),
             counters: Arc::new(counters),
+            foreign_id,
             stopper,
             recent: Mutex::default(),
             rates: Default::default(),
@@ -315,6 +326,9 @@ impl SessionRegistry {
         session.log(&end, seconds, &self.notices);
         let mut state = self.lock();
         state.open.remove(&key);
+        if let Some(taken) = session.foreign_id {
+            state.foreign_ids.give_back(taken);
+        }
         if session.kind == SessionKind::Probe {
             return;
         }
@@ -356,19 +370,11 @@ impl OpenSession {
     }
 
     fn peer(&self) -> Option<Arc<str>> {
-        self.parties().peer.clone()
+        self.parties().peer.as_ref().map(|peer| peer.name.clone())
     }
 
     fn user(&self) -> Option<Arc<str>> {
         self.parties().user.clone()
-    }
-
-    /// Its id with its peer's name, which is unique.
-    fn full_name(&self) -> String {
-        match self.peer() {
-            Some(peer) => format!("{peer}/{}", self.id),
-            None => self.id.to_string(),
-        }
     }
 
     /// One log line for each session, unless there are too many.
@@ -461,8 +467,8 @@ impl SessionGuard {
     }
 
     /// Sets the peer gateway that carries it.
-    pub fn set_peer(&self, peer: &Arc<str>) {
-        self.session.parties().peer = Some(peer.clone());
+    pub fn set_peer(&self, peer: SessionPeer) {
+        self.session.parties().peer = Some(Arc::new(peer));
     }
 
     /// Sets the name that the client has proven.

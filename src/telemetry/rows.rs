@@ -2,13 +2,16 @@
 //! them in is the owner of each part.
 
 use super::{
-    link_cause::LinkFault,
+    link_cause::{LinkCause, LinkFault},
     snapshot::{
         DescriptorUsage, GatewayPhase, MonitorCounts, PoolRow, PoolState, ReloadCounts, ServicePhase,
         ServiceRow, Snapshot, TrafficTotals,
     },
 };
 use crate::profile::{Half, Mode};
+
+const LEAVES_UNANSWERED: &str =
+    "it has left the last sessions unanswered, and comes last until it answers one";
 
 impl Snapshot {
     /// For a gateway about which nothing is known yet.
@@ -132,6 +135,21 @@ impl PoolRow {
     pub fn with_fault(self, fault: Option<LinkFault>) -> Self {
         let Some(LinkFault { cause, words }) = fault else { return self };
         Self { last_error: Some(words), last_cause: Some(cause), ..self }
+    }
+
+    /// Tells of a process that is up and leaves sessions unanswered, whatever else was wrong before.
+    pub fn with_silence(self, leaves_unanswered: bool) -> Self {
+        if !leaves_unanswered || self.state == PoolState::Down {
+            return self;
+        }
+        let fault = LinkFault::new(LinkCause::SessionsUnanswered, LEAVES_UNANSWERED);
+        let state = self.state.max(PoolState::Filling);
+        Self { state, ..self }.with_fault(Some(fault))
+    }
+
+    /// Whether it leaves sessions unanswered, and is tried last.
+    pub fn leaves_unanswered(&self) -> bool {
+        self.state != PoolState::Down && self.last_cause == Some(LinkCause::SessionsUnanswered)
     }
 
     /// Whether it has no link, and had one before.

@@ -409,7 +409,7 @@ pub struct PoolRow {
 pub enum PoolState {
     /// As many links are ready as wanted.
     Healthy,
-    /// There are links, but fewer than wanted.
+    /// There are links, but fewer than wanted, or sessions on them stay unanswered.
     Filling,
     /// A client waits.
     Starved,

@@ -49,6 +49,9 @@ pub fn advise_on_link(cause: LinkCause) -> &'static str {
         LinkCause::GatewayLost => {
             "start that gateway again, if it does not run; if it does, look at its log and at the network between the two hosts"
         }
+        LinkCause::SessionsUnanswered => {
+            "look at the log of that gateway, and restart it: its links are up, and it answers no session"
+        }
         LinkCause::Other => "look at the logs of both gateways",
     }
 }

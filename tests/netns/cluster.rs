@@ -10,7 +10,7 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    NOTICED, Server, can_run, ip,
+    NOTICED, Server, Turn, can_run, ip,
     process::{Gateway, SOON, TestFolder, until},
     run,
 };
@@ -28,12 +28,14 @@ const SESSIONS: usize = 12;
 
 /// A host for each gateway, and one for the balancer and the clients, 192.0.2.1, whose bridge joins them; gone when
 /// dropped.
-struct Hosts(String);
+struct Hosts(String, #[expect(dead_code, reason = "held until the end")] Turn);
 
 impl Hosts {
     fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let hosts = Self(format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
+        let turn = Turn::take();
+        let tag = format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let hosts = Self(tag, turn);
         let front = hosts.of("front");
         ip(&["netns", "add", &front]);
         ip(&["-n", &front, "link", "add", "bridge", "type", "bridge"]);

@@ -3,6 +3,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    sync::Arc,
     time::Duration,
 };
 
@@ -113,10 +114,15 @@ impl PoolContents {
         if self.is_full_for(peer) {
             return None;
         }
-        let record = self.peers.iter().find(|group| group.peer.is_same_gateway(peer));
-        let record = record.map(|group| group.record.clone()).unwrap_or_default();
+        let of_name = self.peers.iter().find(|group| group.peer.is_same_gateway(peer));
+        let is_its = |other: &Peer| match peer.instance {
+            Some(_) => other.is_same_process(peer),
+            None => other == peer,
+        };
+        let of_process = self.peers.iter().find(|group| is_its(&group.peer));
         let mut group = PeerLinks::new(peer.clone(), serves, target);
-        group.record = record;
+        let beside = of_name.map(|group| Arc::new(group.record.of_same_name()));
+        group.record = of_process.map(|group| group.record.clone()).or(beside).unwrap_or_default();
         self.peers.push(group);
         Some(self.peers.len() - 1)
     }
@@ -136,7 +142,7 @@ impl PoolContents {
 
     /// The entry, of the peer whose turn it is, that has a ready link for a service.
     pub fn next_ready(&self, service: &ServiceName, not: &[Peer]) -> Option<usize> {
-        let groups = self.peers.iter().enumerate().filter(|(_, group)| !not.contains(&group.peer));
+        let groups = self.peers.iter().enumerate().filter(|(_, group)| !group.peer.is_process_among(not));
         let ready = groups.filter(|(_, group)| group.can_take(service));
         ready.min_by_key(|(_, group)| group.rank()).map(|(at, _)| at)
     }
@@ -228,7 +234,8 @@ impl PoolContents {
     /// The first client in the queue that a link of this entry can serve.
     pub fn next_waiter_for(&mut self, group: usize, serves: &ServedServices) -> Option<WaitingClient> {
         let peer = &self.peers[group].peer;
-        let can_serve = |waiter: &WaitingClient| serves.serves(&waiter.service) && !waiter.not.contains(peer);
+        let can_serve =
+            |waiter: &WaitingClient| serves.serves(&waiter.service) && !peer.is_process_among(&waiter.not);
         let at = self.waiters.iter().position(can_serve)?;
         self.remove_waiter(at)
     }
@@ -237,7 +244,7 @@ impl PoolContents {
     pub fn next_waiter_with_slot(&mut self, group: usize) -> Option<(WaitingClient, LinkSlot)> {
         let of = &self.peers[group];
         let can_serve =
-            |waiter: &WaitingClient| !waiter.not.contains(&of.peer) && of.can_take(&waiter.service);
+            |waiter: &WaitingClient| !of.peer.is_process_among(&waiter.not) && of.can_take(&waiter.service);
         let at = self.waiters.iter().position(can_serve)?;
         let slot = of.take_slot(&self.waiters[at].service, OfferState::Open)?;
         Some((self.remove_waiter(at)?, slot))

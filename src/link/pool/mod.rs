@@ -1,9 +1,9 @@
 //! The ready links of the half that opens sessions, and the clients that wait for one.
 //!
-//! Peers take turns by their names. Within a peer the newest link goes first, since the link most recently seen
-//! alive is the most likely to work. While clients wait, a link that becomes ready goes to the first one that
-//! it can serve. A parked SOCKS5 link is for the service that its BIND named. A link of our own is for every
-//! service that its peer offers and is granted.
+//! Peers take turns by their names, and the processes of one name among themselves. Within a peer the newest link
+//! goes first, since the link most recently seen alive is the most likely to work. While clients wait, a link that
+//! becomes ready goes to the first one that it can serve. A parked SOCKS5 link is for the service that its BIND
+//! named. A link of our own is for every service that its peer offers and is granted.
 //!
 //! The files here use each other: its contents are in a file of their own, with the errors and limits of this one.
 
@@ -390,7 +390,7 @@ impl Pool {
     /// Whether any peer other than these has a ready link for a service.
     pub fn has_other_peer_for(&self, service: &ServiceName, not: &[Peer]) -> bool {
         let contents = self.lock();
-        contents.peers.iter().any(|group| !not.contains(&group.peer) && group.can_take(service))
+        contents.peers.iter().any(|group| !group.peer.is_process_among(not) && group.can_take(service))
     }
 
     /// Closes the ready SOCKS5 links of peers that may no longer offer their service.

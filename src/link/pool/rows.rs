@@ -55,6 +55,7 @@ impl Pool {
         mut rows: Vec<PoolRow>,
     ) -> Vec<PoolRow> {
         let contents = self.lock();
+        tell_silence(&contents, &mut rows);
         add_services(&contents, services, NOT_OFFERED, &mut rows);
         add_clients(&contents, &mut rows);
         rows
@@ -73,6 +74,17 @@ impl Pool {
     pub fn links(&self) -> usize {
         let contents = self.lock();
         contents.peers.iter().map(|group| group.counts.links()).sum()
+    }
+}
+
+/// Tells which rows of dialled gateways are of a process that leaves sessions unanswered.
+fn tell_silence(contents: &PoolContents, rows: &mut [PoolRow]) {
+    let silent = contents.peers.iter().filter(|group| group.counts.links() > 0 && group.record.is_doubtful());
+    for instance in silent.filter_map(|group| group.peer.instance) {
+        let instance = Some(instance.to_string());
+        for row in rows.iter_mut().filter(|row| row.instance == instance) {
+            *row = std::mem::replace(row, PoolRow::new(row.half, String::new())).with_silence(true);
+        }
     }
 }
 

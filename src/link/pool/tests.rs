@@ -15,6 +15,7 @@ use crate::{
         keeper::STABLE_PERIOD,
         link_services::LinkServices,
         peer_links::take_looks,
+        peer_record::PeerRecord,
         shares::ShareRule,
     },
     profile::{Carries, defaults::WAIT},
@@ -23,6 +24,7 @@ use crate::{
         hello::{InstanceId, OfferState, OpenerHello, ServerHello, ServiceOffer},
         state::LinkEnd,
     },
+    telemetry::snapshot::PoolState,
     tests::happens_after,
 };
 
@@ -303,6 +305,53 @@ async fn a_session_moves_to_a_link_of_the_same_process_at_whatever_address() {
     assert_eq!(next(), Some(elsewhere));
     let own = take_in(here.clone()).await;
     assert_eq!(next(), Some(own), "those at its address come first");
+}
+
+#[tokio::test]
+async fn of_two_processes_of_one_name_only_the_one_that_answers_nothing_rests() {
+    let (pool, mut theirs) = (pool(), Vec::new());
+    let at = |address: &str, number: u8| Peer {
+        address: address.into(),
+        instance: Some(InstanceId([number; 16])),
+        ..peer(0)
+    };
+    let mut take_in = async |of: Peer| {
+        let (linked, end) = linked_of(of, orders()).await;
+        assert!(pool.take_in(linked).is_ok());
+        theirs.push(end);
+    };
+    let sick = [at("192.0.2.2", 2), at("192.0.2.3", 2)];
+    take_in(at("192.0.2.1", 1)).await;
+    take_in(sick[0].clone()).await;
+    take_in(sick[1].clone()).await;
+    // A link has room for two sessions, so each of them ends at once.
+    let take = |not: &[Peer]| {
+        let taken = pool.take_ready(&orders(), not).expect("it is served");
+        let AcquiredSide::Slot(slot) = taken.side else { panic!("it is a link of our own") };
+        (taken.peer, slot.record)
+    };
+    let of_honest = |(peer, _): &(Peer, Arc<PeerRecord>)| peer.address.as_ref() == "192.0.2.1";
+    let first: Vec<_> = (0..4).map(|_| take(NOBODY)).collect();
+    assert_eq!(first.iter().filter(|taken| of_honest(taken)).count(), 2, "processes take turns");
+    assert!(pool.has_other_peer_for(&orders(), &sick[..1]));
+    assert!(of_honest(&take(&sick[..1])) && of_honest(&take(&sick[..1])), "another process is tried");
+    let (honest, answers) = take(&sick[..1]);
+    assert!(!pool.has_other_peer_for(&orders(), &[honest, sick[1].clone()]));
+    // Each answer of the honest one says nothing about the other.
+    let mut of_sick = first.iter().filter(|taken| !of_honest(taken)).cycle();
+    let notes = (0..3).map(|_| {
+        answers.note_answered();
+        of_sick.next().is_some_and(|(_, record)| record.note_unanswered())
+    });
+    assert_eq!(notes.collect::<Vec<_>>(), [false, false, true]);
+    answers.note_answered();
+    assert!((0..6).all(|_| of_honest(&take(NOBODY))), "it rests, wherever it dials from");
+    let shown: Vec<_> = pool.rows([].iter()).into_iter().map(|row| (row.state, row.last_error)).collect();
+    assert_eq!(shown[0], (PoolState::Healthy, None));
+    for (state, error) in &shown[1..] {
+        assert_eq!(*state, PoolState::Filling);
+        assert!(error.as_ref().is_some_and(|error| error.contains("unanswered")), "{error:?}");
+    }
 }
 
 #[tokio::test]

@@ -38,7 +38,7 @@ pub fn severity(pool: &PoolRow) -> Severity {
     match pool.shown_state() {
         PoolState::Healthy | PoolState::Down => Severity::Fine,
         PoolState::Filling if pool.retry_seconds.is_some() || pool.ready < pool.target / 2 => Severity::Short,
-        PoolState::Filling if is_full(pool) => Severity::Short,
+        PoolState::Filling if is_full(pool) || pool.leaves_unanswered() => Severity::Short,
         PoolState::Filling => Severity::Fine,
         PoolState::Starved => Severity::Starved,
     }

@@ -64,20 +64,18 @@ pub struct OpenClient {
 
 impl SessionRegistry {
     /// Ends a session by its id, on both halves if a pair runs in one process; or by `PEER/ID`, since two peers
-    /// may use the same id.
+    /// may use the same id, or by `PEER (PROCESS)/ID`, since two peers may have the same name.
     pub fn kill(&self, named: &str) -> Result<(), KillError> {
         let state = self.lock();
         let sessions = || state.open.values();
-        let mut found: Vec<_> =
-            sessions().filter(|session| session.peer().is_some() && session.full_name() == named).collect();
+        let mut found: Vec<_> = sessions().filter(|session| session.is_called(named)).collect();
         if found.is_empty() {
             found = sessions().filter(|session| &*session.id == named).collect();
         }
         for half in [Half::Dmz, Half::Internal] {
-            let of_half = found.iter().filter(|session| session.half == half);
-            let names: BTreeSet<_> = of_half.map(|session| session.full_name()).collect();
-            if names.len() > 1 {
-                return Err(KillError::Several(names.into_iter().collect()));
+            let of_half: Vec<_> = found.iter().filter(|session| session.half == half).collect();
+            if of_half.len() > 1 {
+                return Err(KillError::Several(distinct_names(&of_half)));
             }
         }
         found.iter().for_each(|session| session.stopper.stop(StopReason::Operator));
@@ -105,7 +103,9 @@ impl SessionRegistry {
         };
         let is_meant = |session: &OpenSession| match selection {
             KillSelection::Listed(_) => {
-                listed.contains(&*session.id) || listed.contains(&*session.full_name())
+                listed.contains(&*session.id)
+                    || listed.contains(&*session.full_name())
+                    || listed.contains(&*session.process_name())
             }
             KillSelection::Matching(wanted) => wanted.holds(session),
         };
@@ -147,6 +147,16 @@ impl SessionRegistry {
     pub fn clients_open(&self) -> usize {
         count_once(self.lock().clients().map(|(_, session)| session))
     }
+}
+
+/// The names by which each of several sessions of one half can be ended: the short ones, if they differ.
+fn distinct_names(sessions: &[&&Arc<OpenSession>]) -> Vec<String> {
+    let short: BTreeSet<_> = sessions.iter().map(|session| session.full_name()).collect();
+    if short.len() == sessions.len() {
+        return short.into_iter().collect();
+    }
+    let whole: BTreeSet<_> = sessions.iter().map(|session| session.process_name()).collect();
+    whole.into_iter().collect()
 }
 
 /// The number of sessions, where both halves of one may be listed.
@@ -205,7 +215,7 @@ mod tests {
         profile::ServiceName,
         telemetry::{
             notices::NoticeLog,
-            registry::{SessionGuard, SessionKind, SessionStopper},
+            registry::{SessionGuard, SessionKind, SessionPeer, SessionStopper},
         },
     };
 
@@ -220,16 +230,18 @@ mod tests {
         (Half::Internal, "b", "192.0.2.7:50001", Some("dmz"), "chat"),
     ];
 
+    fn at(name: &str, instance: u8) -> SessionPeer {
+        SessionPeer { name: name.into(), address: "192.0.2.1".into(), instance: Some([instance; 4]) }
+    }
+
     fn open() -> (Arc<SessionRegistry>, Vec<SessionGuard>) {
         let registry = Arc::new(SessionRegistry::new(Arc::new(NoticeLog::default())));
         let guards = OPEN.map(|(half, id, client, peer, service)| {
             let (of, stopper) =
                 ((half, ServiceName::parse(service).expect("a name")), SessionStopper::default());
-            let guard =
-                registry.open(of, Some(id.to_owned()), client.parse().ok(), SessionKind::Client, stopper);
-            if let Some(peer) = peer {
-                guard.set_peer(&Arc::from(peer));
-            }
+            let (id, from) = (Some(id.to_owned()), peer.map(|name| at(name, 1)));
+            let guard = registry.open(of, id, from, client.parse().ok(), SessionKind::Client, stopper);
+            let id = guard.id();
             if id == "a" {
                 guard.set_user("alice");
             }
@@ -268,6 +280,42 @@ mod tests {
         };
         check(of_user("alice"), 1, &[0, 4]);
         check(of_user("alic"), 0, &[]);
+    }
+
+    #[test]
+    fn one_is_killed_by_its_id_and_never_two() {
+        let (registry, mut guards) = open();
+        let mut add = |id: &str, peer: SessionPeer| {
+            let of = (Half::Dmz, ServiceName::parse("orders").expect("a name"));
+            let (id, stopper) = (Some(id.to_owned()), SessionStopper::default());
+            guards.push(registry.open(of, id, Some(peer), None, SessionKind::Client, stopper));
+        };
+        add("a", at("internal", 2));
+        // And one that uses the id of its open session again, as often as it likes.
+        add("a", at("internal", 2));
+        add("a", at("internal", 2));
+        let stopped = |guards: &[SessionGuard]| {
+            let stopped = guards.iter().enumerate().filter(|(_, guard)| guard.stopper().is_stopped());
+            stopped.map(|(at, _)| at).collect::<Vec<_>>()
+        };
+        let both = ["internal (01010101)/a", "internal (02020202)/a"].map(str::to_owned).to_vec();
+        for named in ["a", "internal/a", "internal (192.0.2.1)/a"] {
+            assert_eq!(registry.kill(named), Err(KillError::Several(both.clone())), "{named}");
+        }
+        assert_eq!(registry.kill("internal (03030303)/a"), Err(KillError::None));
+        assert!(stopped(&guards).is_empty());
+        assert_eq!(registry.kill("internal (02020202)/a"), Ok(()));
+        assert_eq!(stopped(&guards), [6]);
+        let ids: HashSet<_> = guards[6..].iter().map(|guard| guard.id().to_owned()).collect();
+        assert_eq!(ids.len(), 3);
+        assert_eq!(registry.kill(guards[8].id()), Ok(()));
+        assert_eq!(stopped(&guards), [6, 8]);
+        // An id is free again when its session has ended.
+        guards.remove(6);
+        let of = (Half::Dmz, ServiceName::parse("orders").expect("a name"));
+        let (from, stopper) = (Some(at("internal", 2)), SessionStopper::default());
+        let again = registry.open(of, Some("a".into()), from, None, SessionKind::Client, stopper);
+        assert_eq!(again.id(), "a");
     }
 
     #[test]

@@ -12,7 +12,7 @@ fn registry() -> Arc<SessionRegistry> {
 fn open(registry: &Arc<SessionRegistry>) -> SessionGuard {
     let orders = ServiceName::parse("orders").expect("a name");
     let client = "192.0.2.7:50000".parse().ok();
-    registry.open((Half::Dmz, orders), None, client, SessionKind::Client, SessionStopper::default())
+    registry.open((Half::Dmz, orders), None, None, client, SessionKind::Client, SessionStopper::default())
 }
 
 #[test]
@@ -198,7 +198,7 @@ fn totals_are_what_sessions_add_up_to_whatever_they_do_at_once() {
             let service = random.choice(&names).expect("there are some").clone();
             let kind = if random.u8(..) < 32 { SessionKind::Probe } else { SessionKind::Client };
             let key = (Half::Dmz, service.clone());
-            let session = registry.open(key.clone(), None, None, kind, SessionStopper::default());
+            let session = registry.open(key.clone(), None, None, None, kind, SessionStopper::default());
             let counters = session.counters().clone();
             let (is_carried, up, down) = (random.bool(), random.u64(1..9000), random.u64(1..9000));
             counters.enter(SessionPhase::Connecting);
