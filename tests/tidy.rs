@@ -204,9 +204,10 @@ const UNSAFE_FILES: [&str; 2] = ["src/confine/system_call.rs", "src/net/socket_o
 
 /// Who dials and listens; a dial binds to an address only in the first, where the profile has a `source`, in the second,
 /// which asks whether it dials a client port of its own, and in the last, which does.
-const SOCKET_FILES: [&str; 6] = [
+const SOCKET_FILES: [&str; 7] = [
     "src/net/dial.rs",
     "src/net/own_ports.rs",
+    "src/net/tcp.rs",
     "src/net/listen/binding.rs",
     "src/net/dns/name_server.rs",
     "src/demo.rs",

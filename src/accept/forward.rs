@@ -16,9 +16,9 @@ use std::{
 use futures_util::{FutureExt, future::BoxFuture};
 use tokio::time::timeout;
 
-use super::{ServeSession, SessionRequest, served_links::serve_link};
+use super::{ServeSession, served_links::serve_link, socks_session::session_request};
 use crate::{
-    admission::{clients::ClientAdmission, handshakes::HandshakePermit},
+    admission::handshakes::HandshakePermit,
     link::{
         LINGERING_CLOSE_TIMEOUT, Peer,
         dial_state::AT_MAXIMUM,
@@ -28,11 +28,9 @@ use crate::{
         listener::LinkIntake,
         peer_links::LOST_PEER_RETENTION_PERIOD,
         server::{IdleLossReason, LinkServer},
-        session_side::Downstream,
         shares::{GatewayShares, SharePermit},
         succession::{Succession, SuccessionEntry, forget_lost_peers},
     },
-    net::tcp,
     profile::Half,
     proto::{
         Refusal,
@@ -329,29 +327,6 @@ impl DialledInLinks {
             self.notices.warn_rejected_link(LinkCause::AtMaximum, format!("link from {label}: {AT_MAXIMUM}"));
         }
         share
-    }
-}
-
-fn session_request(requested: SocksRequest, link_guard: LinkGuard) -> SessionRequest {
-    if let Some(stream) = requested.stream.tcp() {
-        // This fails only on a socket that is already gone, as the session will find out.
-        let _ = tcp::prepare_busy_link(stream);
-    }
-    SessionRequest {
-        half: Half::Internal,
-        downstream: Downstream::requested(requested.stream, link_guard),
-        service: requested.service,
-        id: None,
-        client: None,
-        origin: Box::default(),
-        peer: Some(requested.peer),
-        prefix: Vec::new(),
-        probe: false,
-        outcome_sender: None,
-        idle_state: None,
-        admission: ClientAdmission::default(),
-        expires: None,
-        arrival: None,
     }
 }
 

@@ -16,6 +16,7 @@ mod request_trail;
 pub mod reverse;
 pub mod routes;
 mod served_links;
+mod socks_session;
 pub mod tcp;
 mod teardown;
 mod upgrade;

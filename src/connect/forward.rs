@@ -234,12 +234,12 @@ impl ForwardDialler {
         let mut shortage = None;
         let tried = timeout(CONNECT_TIMEOUT, self.try_until_room(connect_request, &mut shortage)).await;
         tried.unwrap_or_else(|_| {
-            let late = || {
+            let timed_out = || {
                 let reason = format!("no internal gateway answered within {}s", CONNECT_TIMEOUT.as_secs());
                 let at = RefusedAt::Link(LinkCause::NoInternalGateway);
                 ConnectFailure { ended_by: EndedBy::Time, refusal: Refusal::Unavailable, at, reason }
             };
-            Err(shortage.unwrap_or_else(late))
+            Err(shortage.unwrap_or_else(timed_out))
         })
     }
 

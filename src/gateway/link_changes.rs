@@ -18,9 +18,10 @@ pub fn link_changes(before: &Profile, after: &Profile) -> Vec<String> {
     let of_dmz = before.dmz.as_ref().map(dmz_facts).zip(after.dmz.as_ref().map(dmz_facts));
     let of_internal =
         before.internal.as_ref().map(internal_facts).zip(after.internal.as_ref().map(internal_facts));
-    let line = |(half, facts): (&str, Option<(Vec<LinkFact>, Vec<LinkFact>)>)| {
-        let (before, after) = facts?;
-        let changes = differences(&before, &after);
+    let of_dmz = of_dmz.map(|(before, after)| differences(&before, &after));
+    let of_internal = of_internal.map(|(before, after)| differences(&before, &after));
+    let line = |(half, changes): (&str, Option<Vec<String>>)| {
+        let changes = changes?;
         (!changes.is_empty()).then(|| format!("of the {half} half: {}", changes.join("; ")))
     };
     [("dmz", of_dmz), ("internal", of_internal)].into_iter().filter_map(line).collect()

@@ -1,6 +1,6 @@
 //! What is remembered about a process of a peer: when it last had a turn, and whether it answers. Gateways may share
 //! a name, and one of them may fail alone. One that dials from ten addresses is one process: its name and its instance
-//! identify it, or its address where it has told no instance. Whoever tells another instance on each link is judged by
+//! identify it, or its address where it has no instance. Whoever shows another instance on each link is judged by
 //! its name: while nobody of a name answers, all of that name rest.
 
 use std::{

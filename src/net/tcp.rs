@@ -106,7 +106,7 @@ pub fn has_unread(stream: &impl AsFd) -> bool {
 }
 
 /// Whether bytes wait to be read. They go before an error, which a socket tells only once: if there are none, it may
-/// have told it here.
+/// have reported it here.
 pub fn has_unread_bytes(stream: &impl AsFd) -> bool {
     SockRef::from(stream).peek(&mut [MaybeUninit::uninit()]).is_ok_and(|count| count > 0)
 }

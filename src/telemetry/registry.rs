@@ -6,6 +6,7 @@
 //!
 //! This file and its parts use each other: its parts are in files of their own, and count its sessions.
 
+mod backend_failures;
 mod counters;
 mod ended;
 mod ending;
@@ -42,6 +43,7 @@ use super::{
 };
 use crate::profile::{Half, ServiceName};
 
+pub use backend_failures::BackendFailures;
 pub use counters::SessionCounters;
 use ended::{EndedSession, EndedSessions};
 pub use ending::{SessionStopper, StopReason};
@@ -142,15 +144,6 @@ struct RegistryState {
     ticked: VecDeque<(u64, Instant)>,
 }
 
-/// Sessions in a row that failed at one backend.
-#[derive(Debug, Clone, Default)]
-pub struct BackendFailures {
-    pub sessions: u64,
-    pub error: String,
-    /// When the last one failed, in microseconds of the process.
-    at_us: u64,
-}
-
 impl RegistryState {
     fn clients(&self) -> impl Iterator<Item = (&u64, &Arc<OpenSession>)> + Clone {
         self.open.iter().filter(|(_, session)| session.kind.is_client())
@@ -163,12 +156,7 @@ impl RegistryState {
         }
         let key = (session.half, session.service.clone());
         let reached_us = self.totals.get(&key).map_or(0, |totals| totals.reached_us());
-        let failing = self.failing.entry(key).or_default();
-        if failing.at_us < reached_us {
-            failing.sessions = 0;
-        }
-        failing.sessions += 1;
-        (failing.error, failing.at_us) = (end.reason.clone(), clock::now_us());
+        self.failing.entry(key).or_default().note_failure(reached_us, &end.reason);
     }
 }
 

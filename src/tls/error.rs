@@ -120,7 +120,7 @@ pub(super) fn failure_reason(error: &Error, with: TlsParty) -> String {
             format!("{party} takes none of the protocols that it is offered by ALPN")
         }
         Error::InvalidCertificate(CertificateError::NotValidForNameContext { expected, presented }) => {
-            describe_other_name(&expected.to_str(), presented, with)
+            describe_other_name(&rustls::pki_types::ServerName::to_str(expected), presented, with)
         }
         Error::AlertReceived(_) => format!("{party} ended the handshake: {}", alert_words(error)),
         other => other.to_string(),
@@ -163,17 +163,17 @@ fn alert_words(error: &Error) -> String {
 mod tests {
     use super::*;
 
-    fn said(error: Error, with: TlsParty) -> String {
+    fn words_of(error: Error, with: TlsParty) -> String {
         failure_reason(&error, with)
     }
 
     #[test]
-    fn another_name_is_said_with_both_names_and_what_to_do() {
+    fn another_name_is_reported_with_both_names_and_advice() {
         let error = CertificateError::NotValidForNameContext {
             expected: "be".try_into().expect("a name"),
             presented: vec!["DnsName(\"zz\")".into(), "IpAddress(192.0.2.1)".into()],
         };
-        let reported = said(error.into(), TlsParty::Backend);
+        let reported = words_of(error.into(), TlsParty::Backend);
         assert_eq!(
             reported,
             "its certificate is for zz, 192.0.2.1, and not for be; write the one to expect as `name` in `tls`, \
@@ -182,12 +182,12 @@ mod tests {
     }
 
     #[test]
-    fn alerts_are_said_in_words() {
-        let said = |alert| said(Error::AlertReceived(alert), TlsParty::Gateway);
+    fn alerts_are_reported_in_words() {
+        let reported = |alert| words_of(Error::AlertReceived(alert), TlsParty::Gateway);
         assert_eq!(
-            said(Alert::CertificateUnknown),
+            reported(Alert::CertificateUnknown),
             "the other gateway refuses this one's certificate (certificate unknown); its log says why"
         );
-        assert_eq!(said(Alert::InternalError), "the other gateway ended the handshake: internal error");
+        assert_eq!(reported(Alert::InternalError), "the other gateway ended the handshake: internal error");
     }
 }

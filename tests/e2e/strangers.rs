@@ -7,6 +7,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::Mutex,
+    task::JoinSet,
     time::timeout,
 };
 
@@ -19,11 +20,12 @@ use crate::support::{
 };
 
 /// Passes one connection on, and keeps what its client sends.
-async fn record(to: SocketAddr) -> (SocketAddr, Arc<Mutex<Vec<u8>>>) {
+async fn record(to: SocketAddr) -> (SocketAddr, Arc<Mutex<Vec<u8>>>, JoinSet<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (at, sent) = (listener.local_addr().unwrap(), Arc::new(Mutex::new(Vec::new())));
     let kept = sent.clone();
-    tokio::spawn(async move {
+    let mut passing = JoinSet::new();
+    passing.spawn(async move {
         let (mut client, _) = listener.accept().await.unwrap();
         let mut server = TcpStream::connect(to).await.unwrap();
         let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
@@ -40,7 +42,7 @@ async fn record(to: SocketAddr) -> (SocketAddr, Arc<Mutex<Vec<u8>>>) {
             _ = tokio::io::copy(&mut from_server, &mut to_client) => {}
         }
     });
-    (at, sent)
+    (at, sent, passing)
 }
 
 /// The answers of TLS 1.3 are random, and there is no early data: what was for one handshake fits into no other.
@@ -53,7 +55,7 @@ async fn what_a_gateway_has_sent_opens_no_link_when_it_is_sent_again() {
     );
     let gateway = folder.start("internal", &text);
     let to = gateway.link_port().await;
-    let (at, sent) = record(to).await;
+    let (at, sent, _passing) = record(to).await;
     let mut stream = tls::link(tls::client(&folder, "dmz"), at, "internal").await;
     assert_eq!(ask(&mut stream, CONNECT, b"orders").await, 0);
     send(&mut stream, b"good").await;

@@ -216,7 +216,10 @@ async fn play(reader: LinkEnd, bytes: &[u8], close: Close) -> (Sessions, LinkLos
                     next += 1;
                     assert_eq!(*open, request(next));
                     let (ours, theirs) = connection().await;
-                    sessions.spawn(carried(next, session.attach(side(theirs), Unlimited).await, ours));
+                    // Attaching waits for the link, which this task drives.
+                    sessions.spawn(async move {
+                        carried(next, session.attach(side(theirs), Unlimited).await, ours).await
+                    });
                 }
                 OwnerEvent::Ended(loss) => return loss,
                 _ => {}

@@ -28,7 +28,7 @@ const SESSIONS: usize = 12;
 
 /// A host for each gateway, and one for the balancer and the clients, 192.0.2.1, whose bridge joins them; gone when
 /// dropped.
-struct Hosts(String, #[expect(dead_code, reason = "held until the end")] Turn);
+struct Hosts(String, Turn);
 
 impl Hosts {
     fn new() -> Self {

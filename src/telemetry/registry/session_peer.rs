@@ -1,8 +1,12 @@
 //! The other gateway of a session, and the names that tell its sessions from those of others.
 
-use std::{fmt::Write, hash::BuildHasher, num::NonZeroU64, sync::Arc};
-
-use foldhash::{HashSet, fast::RandomState};
+use std::{
+    collections::HashSet,
+    fmt::Write,
+    hash::{BuildHasher, RandomState},
+    num::NonZeroU64,
+    sync::Arc,
+};
 
 use super::OpenSession;
 use crate::profile::Half;
@@ -12,12 +16,12 @@ use crate::profile::Half;
 pub struct SessionPeer {
     pub name: Arc<str>,
     pub address: Arc<str>,
-    /// The beginning of its instance, if it has told one.
+    /// The beginning of its instance, if it has one.
     pub instance: Option<[u8; 4]>,
 }
 
 impl SessionPeer {
-    /// `internal (0a1b2c3d)`, or with its address where it has told no instance.
+    /// `internal (0a1b2c3d)`, or with its address where it has no instance.
     pub fn process_name(&self) -> String {
         let Some(instance) = self.instance else { return self.with(&self.address) };
         let mut short = String::with_capacity(2 * instance.len());

@@ -8,7 +8,7 @@ use super::halves::{BackgroundSend, GatewayEchoSession, ServerHalf};
 use crate::support::{
     frames::{
         self, BYTES, CREDIT, DATA, DATA_MAX, DRAIN, END, HELLO, HTTP, LinkOver, OPEN, OPENED, OURS, Port,
-        REFUSED, RESET, RETIRE, RawLink, WINDOW, frame, frame_of,
+        REFUSED, RESET, RETIRE, RawLink, SERVICES, WINDOW, frame, frame_of,
     },
     gateway::TestFolder,
     peers::{Backend, Reserved, expect_bytes, expect_end, expect_reset, send},
@@ -218,6 +218,7 @@ async fn a_refusal_has_its_reason_and_keeps_the_link() {
     let mut link = GatewayEchoSession::on(link).await.ends().await;
     check_refused(&mut link, "closed", 3).await;
     inside.gateway.done(Command::Drain { service: Some("closed".into()) }).await;
+    link.expect_kind(SERVICES).await;
     check_refused(&mut link, "closed", 7).await;
     GatewayEchoSession::on(link).await;
 }

@@ -44,7 +44,7 @@ async fn an_opener_learns_whether_its_session_was_accepted() {
     assert!(leftover.stream.is_some(), "its client's, for another link");
 }
 
-/// A client that is cut at once: its link has told all of it before its backend is connected.
+/// A client that is cut at once: its link has reported all of it before its backend is connected.
 #[tokio::test]
 async fn what_came_before_a_reset_is_owed_to_a_backend_that_is_connected_later() {
     let (mut peer, mut server) = RawPeer::to(LinkEnd::Server).await;
@@ -64,7 +64,7 @@ async fn what_came_before_a_reset_is_owed_to_a_backend_that_is_connected_later()
         peer.send(0, LinkFrame::Ping([7; 8])).await;
         assert_eq!(peer.receive().await.1, Some(LinkFrame::Pong([7; 8])));
         let given_up = timeout(Duration::from_millis(20), incoming.given_up()).await;
-        assert_eq!(given_up.is_err(), !owed.is_empty(), "{number}: it is let go if nothing is owed");
+        assert_eq!(given_up.is_err(), !owed.is_empty(), "{number}: it is dropped if nothing is owed");
         if owed.is_empty() {
             continue;
         }

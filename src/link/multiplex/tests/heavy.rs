@@ -171,7 +171,7 @@ async fn a_link_that_is_killed_while_a_stream_leaves_costs_it_at_most_and_no_byt
             [&old.0, &old.1, &next.0, &next.1][round % 4].cut.cancel();
             killed.cancel();
         };
-        let play = streams(stream, round % 3 > 0, || killed.is_cancelled());
+        let play = streams(stream, !round.is_multiple_of(3), || killed.is_cancelled());
         let played = timeout(PATIENCE * 2, async { tokio::join!(play, kill).0 }).await;
         let is_clean = played.unwrap_or_else(|_| panic!("round {round}: the session hangs"));
         assert_eq!(ends.server.parked.count(), 0, "round {round}");

@@ -116,11 +116,13 @@ impl LinksOfProcess {
     }
 }
 
+type TargetReceiver = mpsc::Receiver<Arc<dyn MoveTargets>>;
+
 async fn drive(
     mut link: MultiplexedLink,
     opened: mpsc::Sender<IncomingSession>,
     end: mpsc::Sender<LinkLoss>,
-    (mut retires, mut leaves): (mpsc::Receiver<Arc<dyn MoveTargets>>, mpsc::Receiver<Arc<dyn MoveTargets>>),
+    (mut retires, mut leaves): (TargetReceiver, TargetReceiver),
 ) {
     loop {
         let event = tokio::select! {
